@@ -1,0 +1,59 @@
+"""Squeeze-and-Excitation: every channel is weighed by all the others."""
+
+import torch
+from torch import Tensor, nn
+
+
+class SE(nn.Module):
+    """Multiply each channel by a gate computed from the means of all channels.
+
+    z = mean over (h, w) of x         (Eq. 2, squeeze)
+    s = sigmoid(W2 relu(W1 z))        (Eq. 3, excitation)
+    y = s * x                         (Eq. 4, scale)
+
+    Shape:
+        x: (B, C, H, W), any B from 0 and any H and W from 1 up. y: the shape of x.
+        z, s: (B, C). W1: (C/r, C). W2: (C, C/r).
+        A NaN in x makes its whole picture NaN, and no other picture.
+
+    Args:
+        channels: C, the channels of x.
+        reduction: r, how many times narrower the hidden layer is; divides C.
+        bias: give both linear layers a bias. Adds C/r + C parameters.
+
+    Raises:
+        ValueError: if channels is not a positive multiple of reduction, or if
+            x is not (B, channels, H, W).
+
+    Differs from the paper: in nothing; its Eq. 3 has no biases. The authors'
+    first released models (Caffe), torchvision and timm do: `bias=True`.
+
+    Source: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks",
+    IEEE TPAMI 42(8), 2020, section 3; arXiv 1709.01507v4.
+
+    >>> SE(64, reduction=16)(torch.ones(2, 64, 7, 5)).shape
+    torch.Size([2, 64, 7, 5])
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
+        super().__init__()
+        if channels < 1 or reduction < 1 or channels % reduction:
+            raise ValueError(
+                "channels must be a positive multiple of reduction, "
+                f"got channels={channels}, reduction={reduction}"
+            )
+        self.W1 = nn.Linear(channels, channels // reduction, bias=bias)
+        self.W2 = nn.Linear(channels // reduction, channels, bias=bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return s, one number in (0, 1) for each picture and channel."""
+        if x.ndim != 4 or x.shape[1] != self.W1.in_features:
+            raise ValueError(
+                f"x must be (B, {self.W1.in_features}, H, W), got {tuple(x.shape)}"
+            )
+        z = x.mean(dim=(2, 3))                               # (B, C)
+        s = torch.sigmoid(self.W2(torch.relu(self.W1(z))))   # (B, C)
+        return s[:, :, None, None]                           # (B, C, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)                              # (B, C, H, W)

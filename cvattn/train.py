@@ -1,0 +1,163 @@
+"""One plain training loop for classifiers: seeded, resumable, on CPU or GPU."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .data import to_float
+
+Pair = tuple[Tensor, Tensor]    # images uint8 (N, H, W), labels int64 (N,)
+
+
+def device() -> torch.device:
+    """Return the GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the pictures and move each by up to 2 pixels; (N, H, W)."""
+    n, h, w = images.shape
+    flip = torch.rand(n, generator=generator) < 0.5
+    images = torch.where(flip[:, None, None], images.flip(2), images)
+    dy, dx = torch.randint(0, 5, (2, n, 1), generator=generator)
+    rows, cols = dy + torch.arange(h), dx + torch.arange(w)    # (N, H), (N, W)
+    which = torch.arange(n)[:, None, None]
+    return F.pad(images, (2, 2, 2, 2))[which, rows[:, :, None], cols[:, None, :]]
+
+
+def evaluate(model: nn.Module, data: Pair, *, batch_size: int = 500) -> Tensor:
+    """Return the logits (N, classes), in float32 on the CPU, in eval mode."""
+    was_training = model.training
+    model.eval()
+    at = next(model.parameters()).device
+    with torch.inference_mode():
+        logits = [model(to_float(x).to(at)).float().cpu()
+                  for x in data[0].split(batch_size)]
+    model.train(was_training)
+    return torch.cat(logits)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of rows whose largest logit stands at the label."""
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def fit(
+    model: nn.Module,
+    train: Pair,
+    test: Pair,
+    *,
+    epochs: int,
+    seed: int,
+    batch_size: int = 128,
+    lr: float = 0.1,
+    weight_decay: float = 5e-4,
+    bfloat16: bool | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> list[dict[str, float]]:
+    """Train the model in place and return one record for each epoch.
+
+    SGD with Nesterov momentum, on one cycle: over the first 30 % of the steps the
+    learning rate climbs from lr / 25 to `lr` while the momentum falls from 0.95 to
+    0.85; then both go back, the rate to lr / 250,000. Pictures mirrored and moved
+    at random, channels_last.
+
+    Args:
+        train, test: pictures and labels as `data.fashion_mnist` returns them.
+        seed: fixes the order and the augmentation of the pictures. The weights
+            are yours: call `torch.manual_seed` before you build the model.
+        bfloat16: autocast the forward pass; by default only on CUDA.
+        checkpoint: a file. It is written after each epoch; when it exists,
+            training goes on from there and gives what one run would have given,
+            on a CPU to the bit.
+        progress: write a line for each epoch to standard error.
+
+    Raises:
+        ValueError: if epochs < 1, if a batch is larger than the training set, or
+            on a checkpoint that was written with other settings.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got epochs={epochs}")
+    if not 1 <= batch_size <= len(train[0]):
+        raise ValueError(
+            "batch_size must be from 1 to the number of pictures, "
+            f"got batch_size={batch_size}, pictures={len(train[0])}"
+        )
+    steps = len(train[0]) // batch_size
+    at = device()
+    autocast = at.type == "cuda" if bfloat16 is None else bfloat16
+    model.to(at, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=lr, momentum=0.95, nesterov=True,
+        weight_decay=weight_decay,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=epochs * steps
+    )
+    order = torch.Generator().manual_seed(seed)
+    settings = {"epochs": epochs, "seed": seed, "batch_size": batch_size, "lr": lr,
+                "weight_decay": weight_decay, "bfloat16": autocast,
+                "pictures": len(train[0])}
+    history: list[dict[str, float]] = []
+
+    if checkpoint is not None and Path(checkpoint).exists():
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        if saved["settings"] != settings:
+            raise ValueError(
+                f"{checkpoint} was written with {saved['settings']}, asked for "
+                f"{settings}; delete it or give the same settings"
+            )
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        order.set_state(saved["order"])
+        torch.set_rng_state(saved["rng"])
+        history = saved["history"]
+
+    for epoch in range(len(history), epochs):
+        start, total = time.perf_counter(), 0.0
+        model.train()
+        for step, rows in enumerate(
+            torch.randperm(len(train[0]), generator=order)[: steps * batch_size]
+            .split(batch_size)
+        ):
+            x = to_float(augment(train[0][rows], order))
+            x = x.to(at, memory_format=torch.channels_last)
+            with torch.autocast(at.type, torch.bfloat16, enabled=autocast):
+                loss = F.cross_entropy(model(x), train[1][rows].to(at))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+            if progress and sys.stderr.isatty():
+                print(f"\repoch {epoch + 1}/{epochs} {step + 1}/{steps}", end="",
+                      file=sys.stderr)
+        history.append({
+            "loss": total / steps,
+            "test_accuracy": accuracy(evaluate(model, test), test[1]),
+            "seconds": time.perf_counter() - start,
+        })
+        if progress:
+            print(f"\repoch {epoch + 1}/{epochs}  loss {history[-1]['loss']:.4f}  "
+                  f"test {history[-1]['test_accuracy']:.4f}  "
+                  f"{history[-1]['seconds']:.0f} s", file=sys.stderr)
+        if checkpoint is not None:
+            part = Path(f"{checkpoint}.part")
+            torch.save({
+                "settings": settings, "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(), "order": order.get_state(),
+                "rng": torch.get_rng_state(), "history": history,
+            }, part)
+            os.replace(part, checkpoint)
+    model.eval()
+    return history
