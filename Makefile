@@ -1,0 +1,61 @@
+# The book's commands. `make` alone lists them.
+PYTHON ?= python3
+PORT ?= 8000
+JOBS ?= 2
+BIN := .venv/bin
+BUILD = $(BIN)/jupyter-book build . -W -n --keep-going --quiet
+NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	--nbval-sanitize-with tests/sanitize.cfg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test run serve lint bench student pdf publish-dry pins clean
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+
+setup:
+	@$(PYTHON) _tools/setup.py
+
+book: setup  ## build the HTML book, without a single warning
+	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
+	@echo "The book is built: open _build/html/index.html"
+
+test: book lint  ## lint, unit tests, every notebook, browser tests
+	@$(BIN)/python -m pytest $(NBVAL) --doctest-modules -n 2 --dist loadscope \
+	    chapters cvattn tests
+
+run: setup  ## execute the notebooks again, in place (ONLY=chapters/se.ipynb for one)
+	@$(BIN)/python _tools/run.py --jobs $(JOBS) $(ONLY)
+
+serve: book  ## show the book on http://127.0.0.1:8000 (PORT=… for another)
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+lint: setup  ## ruff over code and notebooks
+	@$(BIN)/ruff check .
+
+bench: setup  ## measure the time of an SE block beside the plain block
+	@$(BIN)/python -m cvattn.experiments.se_cost
+
+student: setup  ## write the student edition, without solutions
+	@$(BIN)/python _tools/student.py
+
+pdf: setup  ## build the book as PDF (needs XeLaTeX)
+	@for tool in xelatex latexmk xindy; do \
+	    command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then \
+	    echo "The PDF needs$$missing. On Debian:"; \
+	    echo "apt install texlive-xetex latexmk texlive-latex-recommended" \
+	        "texlive-latex-extra texlive-fonts-recommended tex-gyre" \
+	        "fonts-freefont-otf xindy"; \
+	    exit 1; fi
+	@$(BIN)/jupyter-book build . --builder pdflatex --quiet
+	@echo "The PDF is built: open _build/latex/attention-in-computer-vision.pdf"
+
+publish-dry: setup  ## publish into a local repository, to see that it works
+	@$(BIN)/python _tools/publish.py --dry
+
+pins:  ## write requirements.txt anew (needs uv)
+	@_tools/pin.sh
+
+clean:  ## remove what was built; .venv stays
+	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,76 @@
+"""Make .venv and install what requirements.txt names, unless that is done.
+
+    python3 _tools/setup.py
+
+A second run with the same requirements.txt and pyproject.toml does nothing.
+It runs on older Pythons too, to say which Python is needed.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+VENV = os.path.join(ROOT, ".venv")
+FOLDER, EXE = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+PYTHON = os.path.join(VENV, FOLDER, EXE)
+STAMP = os.path.join(VENV, "cvattn-ready")
+FIRST, LAST = (3, 10), (3, 13)
+
+
+def works(python):
+    """True if the interpreter starts and is one that the book supports."""
+    test = f"import sys; sys.exit(not {FIRST} <= sys.version_info[:2] <= {LAST})"
+    try:
+        return subprocess.call([python, "-c", test]) == 0
+    except OSError:
+        return False
+
+
+def wanted():
+    digest = hashlib.sha256(ROOT.encode())
+    for name in ("requirements.txt", "pyproject.toml"):
+        with open(os.path.join(ROOT, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def ready():
+    try:
+        with open(STAMP) as file:
+            return file.read() == wanted() and works(PYTHON)
+    except OSError:
+        return False
+
+
+def main():
+    if ready():
+        return
+    if not works(PYTHON):
+        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        if not FIRST <= sys.version_info[:2] <= LAST:
+            sys.exit(
+                "The book needs Python 3.10, 3.11, 3.12 or 3.13; "
+                f"{sys.executable} is {here}.\n"
+                "Name another one: make PYTHON=python3.12 book"
+            )
+        print(f"Making .venv with Python {here}", flush=True)
+        made = subprocess.call([sys.executable, "-m", "venv", "--clear", VENV])
+        if made != 0:
+            sys.exit("Python's venv did not work; on Debian: apt install python3-venv")
+    pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    print("Installing requirements.txt (the first time takes minutes)", flush=True)
+    steps = [
+        pip + ["--requirement", os.path.join(ROOT, "requirements.txt")],
+        pip + ["--no-deps", "--no-build-isolation", "--editable", ROOT],
+    ]
+    for step in steps:
+        if subprocess.call(step) != 0:
+            sys.exit("Installing failed; pip says why above.")
+    with open(STAMP, "w") as file:
+        file.write(wanted())
+
+
+if __name__ == "__main__":
+    main()
