@@ -218,9 +218,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("runs/se"),
                         help="where unfinished and finished runs are kept")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2)
-                        if torch.cuda.is_available() else os.cpu_count() or 1,
-                        help="runs at the same time")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
+                        help="runs at the same time (default: one for each core)")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // options.workers)

@@ -1,0 +1,91 @@
+"""What a gate costs: time of an SE block over time of the plain block.
+
+    python -m cvattn.experiments.se_cost            # print the table
+    python -m cvattn.experiments.se_cost --write    # and keep it as se_cost.json
+
+Both blocks take turns within one run, so that whatever else the machine does
+slows both. Each turn gives one ratio; the table shows the quartiles of the ratios.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cvattn.experiments.se import RESULTS, hardware, versions
+from cvattn.resnet import Block, project
+from cvattn.se import SE
+
+SHAPES = [(8, 256, 56, 56), (8, 512, 28, 28), (8, 1024, 14, 14), (8, 2048, 7, 7)]
+
+
+def bottleneck(channels: int, attention) -> Block:
+    return Block(channels, channels // 4, 1, bottleneck=True, shortcut=project,
+                 attention=attention, place="standard", stride_in="3x3")
+
+
+def forward(block: Block, x: Tensor) -> None:
+    with torch.inference_mode():
+        block(x)
+
+
+def both(block: Block, x: Tensor) -> None:
+    block.zero_grad()
+    block(x).sum().backward()
+
+
+def seconds(step: Callable[[Block, Tensor], None], block: Block, x: Tensor) -> float:
+    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    step(block, x)
+    wait()
+    return time.perf_counter() - start
+
+
+def ratios(shape: tuple[int, ...], turns: int) -> dict[str, list[float]]:
+    """Return the quartiles of SE over plain, forward and forward with backward."""
+    at = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(shape, device=at)
+    plain, se = (bottleneck(shape[1], a).to(at) for a in (None, SE))
+    out = {}
+    for name, step in (("forward", forward), ("both", both)):
+        step(plain, x), step(se, x)
+        seen = []
+        for turn in range(turns):
+            if turn % 2:
+                below, above = seconds(step, plain, x), seconds(step, se, x)
+            else:
+                above, below = seconds(step, se, x), seconds(step, plain, x)
+            seen.append(above / below)
+        quartiles = torch.tensor(seen).quantile(torch.tensor([0.25, 0.5, 0.75]))
+        out[name] = [round(q, 3) for q in quartiles.tolist()]
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    rows = []
+    print("bottleneck of ResNet-50, SE over plain: median [quartiles]")
+    for shape in SHAPES:
+        rows.append({"shape": shape, "ratio": ratios(shape, options.turns)})
+        text = "   ".join(f"{name} {q[1]:.2f} [{q[0]:.2f}, {q[2]:.2f}]"
+                          for name, q in rows[-1]["ratio"].items())
+        print(f"{str(shape):20} {text}", flush=True)
+    if options.write:
+        (RESULTS / "se_cost.json").write_text(json.dumps({
+            "command": "python -m cvattn.experiments.se_cost --write",
+            "turns": options.turns, "versions": versions(), "hardware": hardware(),
+            "rows": rows,
+        }, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
