@@ -1,0 +1,151 @@
+"""A rehearsal of Colab: each published notebook, alone in a folder, in a clean venv.
+
+The venv sees the libraries of this environment (torch and the rest, as Colab would have
+them) but not this tree. `cvattn` gets there only as it does on Colab: through the first
+cell, from the published commit. One of the two runs has Colab's old ipywidgets.
+"""
+
+import json
+import shutil
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import pytest
+from published import (
+    CHAPTERS,
+    REPOSITORY,
+    environment,
+    git,
+    publish,
+    run,
+    snapshot,
+    unavailable,
+)
+
+WIDGETS = ["current", "7.7.1"]
+PROBE = """\
+import json, cvattn, ipywidgets, torch
+from pathlib import Path
+print(json.dumps({
+    "prefix": sys.prefix, "cvattn": cvattn.__file__, "torch": torch.__file__,
+    "widgets": ipywidgets.__version__, "folder": sorted(map(str, Path().iterdir())),
+    "installed": Path(cvattn.__file__).stat().st_mtime_ns}))"""
+EXECUTE = """\
+import sys, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], as_version=4)
+try:
+    nbclient.NotebookClient(notebook, kernel_name="rehearsal", timeout=300).execute()
+finally:
+    nbformat.write(notebook, sys.argv[2])"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The branch that Colab opens, and the bare repository that plays GitHub."""
+    tree = tmp_path_factory.mktemp("tree")
+    home = tmp_path_factory.mktemp("published")
+    sha, bare = snapshot(tree), home / "github.git"
+    git(home, "clone", "--quiet", "--bare", tree, bare)
+    where = ["--repository", REPOSITORY, "--commit", sha, "--out", home / "out"]
+    publish(tree, *where, "--push", bare)
+    return home / "out" / "branch" / "chapters", bare, sha
+
+
+def make_venv(venv, widgets, env):
+    """Make a venv with our libraries, less cvattn; False when a download fails."""
+    run(sys.executable, "-m", "venv", "--without-pip", venv, cwd=venv.parent, env=env)
+    python = venv / "bin" / "python"
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    own = Path(run(python, "-c", where, cwd=venv, env=env).stdout.strip())
+    # A folder named in a .pth file is searched last (pip is found there, too), and its
+    # own .pth files, through which an editable cvattn would come, are not read.
+    (own / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    if widgets != "current":
+        install = [python, "-m", "pip", "install", "--quiet", "--no-deps"]
+        wanted = [f"ipywidgets=={widgets}", "ipython_genutils"]
+        done = run(*install, *wanted, cwd=venv, env=env, check=False)
+        if done.returncode:
+            return False
+    kernel = [python, "-m", "ipykernel", "install", "--name", "rehearsal"]
+    run(*kernel, "--prefix", venv, cwd=venv, env=env)
+    return True
+
+
+def rehearse(home, notebook, bare, widgets):
+    """Execute the notebook alone in a folder; return it with a probe's report."""
+    env = environment(bare)
+    if widgets == "current":
+        env["PIP_NO_BUILD_ISOLATION"] = "0"  # pip's word for "do not isolate": offline
+    venv, desk = home / "venv", home / "desk"
+    desk.mkdir()
+    if not make_venv(venv, widgets, env):
+        return None
+    shutil.copy(notebook, desk)
+    book = nbformat.read(notebook, as_version=4)
+    setup = next(cell for cell in book.cells if cell.cell_type == "code")
+    ends = [PROBE, setup.source, PROBE]
+    book.cells += [nbformat.v4.new_code_cell(source) for source in ends]
+    nbformat.write(book, home / "in.ipynb")
+    files = [home / "in.ipynb", home / "out.ipynb"]
+    command = [venv / "bin" / "python", "-c", EXECUTE, *files]
+    run(*command, cwd=desk, env=env)
+    done = nbformat.read(home / "out.ipynb", as_version=4)
+    reports = [json.loads(done.cells[i].outputs[0].text) for i in (-3, -1)]
+    return venv, done, reports
+
+
+@pytest.fixture(scope="module")
+def rehearsals(published, tmp_path_factory):
+    """Every chapter with every ipywidgets, two at a time."""
+    chapters, bare, sha = published
+    with ThreadPoolExecutor(2) as pool:
+        yield {
+            (chapter, widgets): pool.submit(
+                rehearse,
+                tmp_path_factory.mktemp("rehearsal"),
+                chapters / chapter,
+                bare,
+                widgets,
+            )
+            for chapter in CHAPTERS
+            for widgets in WIDGETS
+        }
+
+
+def test_there_are_chapters():
+    assert CHAPTERS
+
+
+@pytest.mark.parametrize("widgets", WIDGETS)
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_published_notebook_runs_to_its_end(rehearsals, chapter, widgets):
+    result = rehearsals[chapter, widgets].result()
+    if result is None:
+        unavailable(f"ipywidgets {widgets} cannot be downloaded here")
+    venv, done, (first, second) = result
+    setup = next(cell for cell in done.cells if cell.cell_type == "code")
+    assert setup.outputs == []
+    assert Path(first["prefix"]) == venv
+    assert Path(first["cvattn"]).is_relative_to(venv)
+    assert not Path(first["torch"]).is_relative_to(venv)
+    ours = version("ipywidgets") if widgets == "current" else widgets
+    assert first["widgets"] == ours
+    assert chapter in first["folder"] and "cvattn" not in first["folder"]
+    assert second == first, "a second run of the setup cell changed something"
+
+
+def test_a_failed_install_says_what_to_look_at(published, tmp_path):
+    chapters, bare, sha = published
+    book = nbformat.read(chapters / CHAPTERS[0], as_version=4)
+    setup = next(cell for cell in book.cells if cell.cell_type == "code")
+    nowhere = setup.source.replace(sha, "0" * 40)
+    env = environment(bare) | {"PIP_TARGET": str(tmp_path / "never")}
+    done = run(sys.executable, "-c", nowhere, cwd=tmp_path, env=env, check=False)
+    assert done.returncode == 1
+    assert f"RuntimeError: no cvattn from {REPOSITORY}: offline?" in done.stderr
+    assert "0" * 40 in done.stderr.split("RuntimeError")[1]
+    assert not (tmp_path / "never").exists()
