@@ -21,7 +21,8 @@ book: setup  ## build the HTML book, without a single warning
 	@echo "The book is built: open _build/html/index.html"
 
 test: book lint  ## lint, unit tests, every notebook, browser tests
-	@$(BIN)/python -m pytest $(NBVAL) --doctest-modules -n 2 --dist loadscope \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) --doctest-modules -n 2 \
+	    --dist loadscope \
 	    chapters cvattn tests
 
 run: setup  ## execute the notebooks again, in place (ONLY=chapters/se.ipynb for one)

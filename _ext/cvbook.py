@@ -12,7 +12,9 @@ import os
 import re
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.errors import ConfigError
+from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).parent
 COLAB = "https://colab.research.google.com"
@@ -47,6 +49,21 @@ def configure(app, config):
         config.ogp_site_url = os.environ["BOOK_URL"]
 
 
+class LiveFigure(SphinxDirective):
+    """`{live} surgery`: a live figure of cvattn on a page that is no notebook."""
+
+    required_arguments = 1
+
+    def run(self):
+        from cvattn import live
+
+        figures = {make.__name__: make for make in live.FIGURES}
+        name = self.arguments[0]
+        if name not in figures:
+            raise self.error(f"live must name one of {', '.join(figures)}, got {name}")
+        return [nodes.raw("", figures[name]().html(), format="html")]
+
+
 def without_thebe(app, config):
     """Thebe needs a server and a CDN, and declares a constant twice."""
     for event, listeners in app.events.listeners.items():
@@ -67,6 +84,8 @@ def page(app, pagename, templatename, context, doctree):
             if "thebe" not in str(getattr(file, "filename", file))
         ]
     if "body" in context:
+        # sphinx-exercise gives all exercises of a page one id.
+        context["body"] = context["body"].replace(' id="exercise-content"', "")
         # docutils marks citations with a deprecated role, in a list of no items.
         context["body"] = re.sub(
             r'<div( role="list")? class="citation-list">|'
@@ -99,6 +118,7 @@ def equations(app, what, name, obj, options, lines):
 
 def setup(app):
     app.add_config_value("cvbook_key", "", "html")
+    app.add_directive("live", LiveFigure)
     app.connect("config-inited", configure, priority=900)
     app.connect("config-inited", without_thebe, priority=901)
     app.connect("autodoc-process-docstring", equations)

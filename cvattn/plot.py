@@ -249,11 +249,18 @@ def boxes(
 
     `kinds` names the nodes that belong to a kind of attention and take its hue.
     A label stands above the middle of its arrow, beside an upright one.
+
+    Raises:
+        ValueError: if an arrow starts or ends at no node.
     """
     import matplotlib
 
+    lost = sorted({end for edge in edges for end in edge[:2]} - set(nodes))
+    if lost:
+        raise ValueError(f"edges must join nodes, got {', '.join(lost)}")
+
     ink = matplotlib.rcParams["text.color"]
-    size = 11
+    size = 13
     drawn = {}
     for key, (x, y, text) in nodes.items():
         color = COLORS[kinds[key]] if kinds and key in kinds else ink

@@ -283,3 +283,26 @@ def test_strip(ax):
         plot.strip(ax, {"plain": [1.0]}, colors={"other": hue})
     with pytest.raises(ValueError, match="got none for 'empty'"):
         plot.strip(ax, {"empty": []})
+
+
+def test_signed_maps_are_white_at_zero_and_take_the_hue_above():
+    for kind, hue in plot.COLORS.items():
+        low, zero, high = plot.signed_cmap(kind)([0.0, 0.5, 1.0])[:, :3]
+        assert zero.min() > 0.98
+        assert high == pytest.approx(to_rgb(hue), abs=0.01)
+        assert low.max() - low.min() < 0.1    # grey
+    with pytest.raises(ValueError, match="kind must be one of"):
+        plot.signed_cmap("colour")
+
+
+def test_boxes_draws_each_node_and_arrow():
+    figure, ax = plt.subplots()
+    nodes = {"a": (0, 0, "in"), "b": (2, 0, "out"), "c": (2, 1, "gate")}
+    plot.boxes(ax, nodes, [("a", "b", "f"), ("c", "b", "")], kinds={"c": "space"})
+    texts = {t.get_text(): t for t in ax.texts if t.get_text()}
+    assert set(texts) == {"in", "out", "gate", "f"}
+    assert texts["gate"].get_color() == plot.COLORS["space"]
+    assert sum(t.arrow_patch is not None for t in ax.texts) == 2
+    with pytest.raises(ValueError, match="edges must join nodes, got z"):
+        plot.boxes(ax, nodes, [("a", "z", "")])
+    plt.close(figure)

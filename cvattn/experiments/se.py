@@ -122,7 +122,7 @@ def examine(model: nn.Module, test: train.Pair) -> dict:
     `class_share` and `deviation` (the mean over channels of the standard
     deviation over pictures) for each SE module; the accuracy when every gate is
     replaced by its mean over all pictures, and when every picture is given the
-    gates of another one. The stranger is the next picture of its batch of 500.
+    gates of another one: of the picture before it in its batch of 500.
     """
     images, labels = test
     s = gates(model, images)

@@ -1,0 +1,338 @@
+"""Check an answer to an exercise, and name the likely mistake.
+
+    >>> from cvattn import check
+    >>> check("se-1", lambda x: x.mean(dim=(2, 3)))
+    se-1: right. Height and width are gone: one number for each picture and channel.
+
+Every exercise (`cvattn/checks/`) brings its reference answer, its inputs and the
+wrong answers that people give, as code. An answer is run on the inputs; where it
+does what a wrong answer does, that mistake is named. Otherwise its type, shape,
+dtype and values are compared with the reference's, and the first difference told.
+"""
+
+import linecache
+import os
+import re
+import sysconfig
+import textwrap
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+AXES = {"B": "pictures", "C": "channels", "D": "hidden units", "H": "rows",
+        "W": "columns"}
+BLANK = (
+    "nothing here yet. That is where everybody starts: write the body, return the "
+    "result, and run the check again. The hint is folded under the exercise."
+)
+
+
+class Verdict:
+    """What `check` found: true when the answer is right, and shown as its text."""
+
+    def __init__(self, ok: bool, text: str):
+        self.ok, self.text = ok, text
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A wrong answer that people give, and what to tell them."""
+
+    answer: Callable
+    message: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: how its answer is run, compared and talked about.
+
+    name: what the reader writes, for the messages.
+    reference: the right answer. right: what is said of it.
+    wrong: the known mistakes; the first that fits is named.
+    cases: returns the argument lists, the same at every call.
+    given: the names of the arguments. axes: the letters of the result's axes.
+    call: runs an answer on one argument list.
+    judge: for results of which many are right: returns None, or what is wrong.
+    """
+
+    name: str
+    reference: Callable
+    right: str
+    wrong: tuple[Wrong, ...]
+    cases: Callable[[], list[tuple]] = lambda: [()]
+    given: str = "x"
+    axes: str = ""
+    call: Callable = lambda answer, *args: answer(*args)
+    judge: Callable | None = None
+
+
+class Says(Exception):
+    """Raised by an exercise's `call`: the message is for the reader as it stands."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one answer did with one argument list."""
+
+    args: tuple
+    value: object = None
+    error: Exception | None = None
+    changed: bool = False
+
+    @property
+    def blank(self) -> bool:
+        if self.error is not None:
+            return isinstance(self.error, NotImplementedError)
+        return self.value is None or self.value is ...
+
+    def same(self, other: "Outcome") -> bool:
+        if self.error is not None or other.error is not None:
+            return (type(self.error), str(self.error)) == (
+                type(other.error), str(other.error))
+        return self.changed == other.changed and close(self.value, other.value)
+
+
+def close(a: object, b: object) -> bool:
+    """Are two results equal, up to rounding?"""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
+
+
+def check(exercise: str, answer: object) -> Verdict:
+    """Return the verdict on an answer: right, or the likely mistake.
+
+    It never raises over the answer, however wrong.
+
+    Args:
+        exercise: the exercise's name, such as "se-3".
+        answer: what the exercise asks for, as a rule a function. Hand over the
+            function itself: `check("se-1", squeeze)`.
+
+    Raises:
+        ValueError: if there is no such exercise.
+    """
+    from .checks import EXERCISES
+
+    if exercise not in EXERCISES:
+        raise ValueError(
+            f"exercise must be one of {', '.join(EXERCISES)}, got {exercise!r}"
+        )
+    task = EXERCISES[exercise]
+    message = review(task, answer)
+    if message is None:
+        return Verdict(True, fill(f"{exercise}: right. {task.right}"))
+    if message is BLANK:
+        return Verdict(False, fill(f"{exercise}: {BLANK}"))
+    return Verdict(False, fill(f"{exercise}: not yet. {message}"))
+
+
+def review(task: Exercise, answer: object) -> str | None:
+    """Return None for a right answer, else what to tell the reader."""
+    if answer is None or answer is ...:
+        return BLANK
+    if task.judge and not callable(answer):
+        return judged(task, Outcome((), answer))
+    if not callable(answer):
+        return (
+            f"This exercise checks {task.name} itself, and was handed "
+            f"{describe(answer)}. Give the name alone, without calling it."
+        )
+    got = outcomes(task, answer)
+    if got[0].blank:
+        return BLANK
+    if task.judge:
+        return explain(task, got[0]) if got[0].error else judged(task, got[0])
+    wanted = wanted_of(task)
+    bad = [i for i, o in enumerate(got) if not o.same(wanted[i])]
+    if not bad:
+        return None
+    for message, theirs in mistakes(task):
+        if all(a.same(b) for a, b in zip(got, theirs, strict=True)):
+            return message
+    first = bad[0]
+    for message, theirs in mistakes(task):
+        if got[first].same(theirs[first]):
+            return message
+    if got[first].error:
+        return explain(task, got[first])
+    return difference(task, got[first], wanted[first])
+
+
+@cache
+def wanted_of(task: Exercise) -> list[Outcome]:
+    return outcomes(task, task.reference)
+
+
+@cache
+def mistakes(task: Exercise) -> list[tuple[str, list[Outcome]]]:
+    return [(wrong.message, outcomes(task, wrong.answer)) for wrong in task.wrong]
+
+
+def judged(task: Exercise, got: Outcome) -> str | None:
+    try:
+        return task.judge(got.value)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
+        return (
+            f"{task.name} returned {describe(got.value)}, which does not have the "
+            "form that the exercise asks for. Compare it with the stub."
+        )
+
+
+def outcomes(task: Exercise, answer: Callable) -> list[Outcome]:
+    """Run an answer on every argument list, with the random numbers fixed."""
+    results = []
+    with torch.random.fork_rng(devices=[]):
+        cases, untouched = task.cases(), task.cases()
+        for args, before in zip(cases, untouched, strict=True):
+            torch.manual_seed(0)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    value = task.call(answer, *args)
+            except Exception as error:
+                results.append(Outcome(before, error=error))
+                continue
+            if isinstance(value, Tensor):
+                value = value.detach()
+            changed = any(
+                isinstance(a, Tensor) and not torch.equal(a, b)
+                for a, b in zip(args, before, strict=True)
+            )
+            results.append(Outcome(before, value, changed=changed))
+    return results
+
+
+def explain(task: Exercise, got: Outcome) -> str:
+    """Tell of an exception: its type, its message, and the reader's line."""
+    error = got.error
+    if isinstance(error, Says):
+        return str(error)
+    first = (str(error).strip().splitlines() or [""])[0]
+    first = re.sub(r"0x[0-9a-f]+", "0x...", re.sub(r"[\w.]+\.<locals>\.", "", first))
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    text = f"{called(task, got.args)} stopped with\n    {said}"
+    line = reader_line(error)
+    if line:
+        text += f"\nat this line of yours:\n    {line}"
+    return text
+
+
+def reader_line(error: Exception) -> str:
+    """Return the deepest line of the traceback that the reader wrote, or ''."""
+    paths = sysconfig.get_paths()
+    folders = (paths["stdlib"], paths["purelib"], paths["platlib"],
+               Path(torch.__file__).parent, Path(__file__).parent)
+    others = ("<frozen", *(f"{folder}{os.sep}" for folder in folders))
+    line, at = "", error.__traceback__
+    while at is not None:
+        file = at.tb_frame.f_code.co_filename
+        if not file.startswith(others):
+            line = linecache.getline(file, at.tb_lineno).strip() or line
+        at = at.tb_next
+    return line
+
+
+def difference(task: Exercise, got: Outcome, want: Outcome) -> str:
+    """Tell the first of these that is off: type, shape, dtype, finiteness, values."""
+    if want.error is not None:
+        return (
+            f"{called(task, got.args)} should raise "
+            f"{type(want.error).__name__}, and returned {describe(got.value)}."
+        )
+    call, a, b = called(task, got.args), got.value, want.value
+    if not isinstance(a, type(b)) or isinstance(a, bool):
+        extra = " Divide whole numbers with //." if isinstance(a, float) else ""
+        return f"{call} returned {describe(a)}, and should be {describe(b)}.{extra}"
+    if not isinstance(b, Tensor):
+        if close(a, b):
+            return mutated(call)
+        return f"{call} returned {a}, and should return {b}."
+    if a.shape != b.shape:
+        return (
+            f"{call} returned shape {shape(a)}, and should return {shape(b)}: "
+            f"{axes(task.axes, b)}."
+        )
+    if a.dtype != b.dtype:
+        return (
+            f"{call} returned {name(a.dtype)}, and should return {name(b.dtype)}, "
+            "the dtype of its input."
+        )
+    if not torch.isfinite(a).all():
+        bad = "NaN" if torch.isnan(a).any() else "inf"
+        count = int((~torch.isfinite(a)).sum())
+        return (
+            f"{call} returned {bad} in {count} of {a.numel()} places. Look for a "
+            "division by zero, or for the exp or log of a number too large or small."
+        )
+    if got.changed and close(a, b):
+        return mutated(call)
+    where = tuple(int(i) for i in torch.nonzero(~torch.isclose(a, b, 1e-4, 1e-6))[0])
+    wrong = int((~torch.isclose(a, b, 1e-4, 1e-6)).sum())
+    return (
+        f"{call} has the right shape, but {wrong} of {a.numel()} values are off. The "
+        f"first, at {list(where)}, is {a[where]:.4g} and should be {b[where]:.4g}."
+    )
+
+
+def mutated(call: str) -> str:
+    return (
+        f"{call} returns the right values, but changes its input in place, and whoever "
+        "reads the input next gets other numbers. Leave it as it came: x * s, not "
+        "x *= s; torch.relu, not torch.relu_."
+    )
+
+
+def called(task: Exercise, args: tuple) -> str:
+    """Return the call as a reader would write it, and the shapes of its tensors."""
+    words, shapes = [], []
+    for word, arg in zip(task.given.split(), args, strict=False):
+        plain = not isinstance(arg, Tensor) and not callable(arg)
+        words.append(repr(arg) if plain else word)
+        if isinstance(arg, Tensor):
+            shapes.append(f"{word} {shape(arg)}")
+    call = f"{task.name}({', '.join(words)})"
+    return f"{call} with {', '.join(shapes)}" if shapes else call
+
+
+def describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {shape(value)}"
+    if isinstance(value, (bool, int, float)):
+        return f"the {type(value).__name__} {value}"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def shape(x: Tensor) -> str:
+    return str(tuple(x.shape))
+
+
+def name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def axes(letters: str, x: Tensor) -> str:
+    words = [f"{a}={n} {AXES[a]}" for a, n in zip(letters, x.shape, strict=True)]
+    return f"({', '.join(letters)}) with {', '.join(words)}"
+
+
+def fill(text: str) -> str:
+    """Break prose at 79 columns; leave lines that are indented by four as they are."""
+    return "\n".join(
+        line if line.startswith("    ") else textwrap.fill(line, 79)
+        for line in text.splitlines()
+    )

@@ -1,0 +1,5 @@
+"""The exercises of all chapters, by name."""
+
+from . import se
+
+EXERCISES = {**se.EXERCISES}

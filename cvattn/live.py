@@ -1,0 +1,217 @@
+"""Live figures: they run in the page, with no kernel and no network.
+
+    from cvattn import live
+    live.surgery()          # the last line of a cell: the figure shows itself
+
+A figure is a piece of HTML with its data, style and script inside (`_live/`), and
+with a picture and a sentence that the script replaces when it starts: where no
+script runs (a preview, an e-mail) they remain. Its bytes are the same on every
+machine: the numbers shown are shipped, never computed here.
+
+    python -m cvattn.live shoot      # take the fallback pictures anew, in Chromium
+    python -m cvattn.live page DIR   # write each figure as a page of its own
+"""
+
+import base64
+import io
+import json
+import os
+import shutil
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from .data import CLASSES
+
+
+def shipped(*path: str) -> bytes:
+    return resources.files("cvattn").joinpath(*path).read_bytes()
+
+
+def base64_text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def packed(array: np.ndarray) -> dict[str, str]:
+    """Return the array's exact bytes, little-endian, for `decode` in core.js."""
+    little = array.astype(array.dtype.newbyteorder("<"))
+    return {"dtype": array.dtype.name, "base64": base64_text(little.tobytes())}
+
+
+class Live:
+    """A figure that displays itself in a notebook or a book.
+
+    Args:
+        name: of the figure, of its script `_live/<name>.js` and style, of its
+            fallback picture `_live/<name>.png`, and in its id, `live-<name>`.
+        title: the line above the figure.
+        sentence: what stands in its place where neither script nor picture can.
+        data: what the script receives: text, whole numbers and packed arrays.
+    """
+
+    def __init__(self, name: str, title: str, sentence: str, data: dict):
+        self.name, self.title, self.sentence, self.data = name, title, sentence, data
+
+    def __repr__(self) -> str:
+        return self.sentence
+
+    def picture(self) -> bytes:
+        """Return the fallback PNG."""
+        return shipped("_live", f"{self.name}.png")
+
+    def html(self, picture: bytes | None = None) -> str:
+        """Return the whole figure; `picture` stands in for the shipped fallback."""
+        if picture is None:
+            picture = self.picture()
+
+        def text(file: str) -> str:
+            return shipped("_live", file).decode("utf-8").replace("\r\n", "\n")
+
+        data = json.dumps(self.data, sort_keys=True, separators=(",", ":"))
+        build = f"build{self.name.capitalize()}"
+        return f"""\
+<div class="cvattn-live" id="live-{self.name}" data-figure="{self.name}" \
+role="group" aria-label="{self.title}">
+<style>
+{text("live.css")}{text(f"{self.name}.css")}</style>
+<div class="fallback"><img alt="{self.title}" \
+src="data:image/png;base64,{base64_text(picture)}"><p>{self.sentence}</p></div>
+<script>
+(() => {{
+"use strict";
+{text("core.js")}
+{text(f"{self.name}.js")}
+start("{self.name}", {json.dumps(self.title)}, {data}, {build});
+}})();
+</script>
+</div>"""
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return {
+            "text/html": self.html(),
+            "image/png": base64_text(self.picture()),
+            "text/plain": self.sentence,
+        }
+
+
+def trained() -> dict[str, np.ndarray]:
+    """Return the arrays that cvattn.experiments.se_figures took from the network."""
+    return dict(np.load(io.BytesIO(shipped("results", "se_live.npz"))))
+
+
+def squeeze() -> Live:
+    """Paint on a real feature map, move or shuffle its pixels, and watch z."""
+    arrays = trained()
+    return Live(
+        "squeeze",
+        "Squeeze: what a mean keeps, and what it forgets",
+        "Live figure, needs a browser with scripts: six channels of a trained "
+        "network's feature map beside their means z. Shuffling the pixels leaves z "
+        "as it is; adding d to one of the HW pixels adds d/HW to it.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "pictures": packed(arrays["pictures"]),
+            "channels": arrays["squeeze_channels"].tolist(),
+            "size": arrays["squeeze_u"].shape[-1],
+            "maps": packed(arrays["squeeze_u"]),
+        },
+    )
+
+
+def surgery() -> Live:
+    """Set the gates of the last SE block by hand and see the prediction change."""
+    arrays = trained()
+    return Live(
+        "surgery",
+        "Gate surgery: set the last gates yourself",
+        "Live figure, needs a browser with scripts: the gates of the last SE block "
+        "of a trained network as bars to drag, and the class probabilities that "
+        "follow from them.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "classes": CLASSES,
+            **{name: packed(arrays[name]) for name in (
+                "pictures", "shortcut", "u", "gates", "class_gates", "fc_weight",
+                "fc_bias")},
+        },
+    )
+
+
+def reduction() -> Live:
+    """Choose r and the stages of SE-ResNet-50 and count what SE adds.
+
+    The printed values are those of Hu et al., TPAMI 2020, Tables 10 and 13.
+    """
+    return Live(
+        "reduction",
+        "Reduction: what SE adds to ResNet-50, stage by stage",
+        "Live figure, needs a browser with scripts: the parameters that SE adds to "
+        "ResNet-50 for reduction ratios 2 to 32 and any choice of stages, beside "
+        "the values printed in the paper.",
+        {
+            "base": 25_557_032,
+            "statistics": 53_120,
+            "ratios": [2, 4, 8, 16, 32],
+            "stages": [{"name": f"stage_{i + 2}", "blocks": n, "channels": c}
+                       for i, (n, c) in enumerate(
+                           [(3, 256), (4, 512), (6, 1024), (3, 2048)])],
+            "none": 25.6,
+            "table10": {"2": 45.7, "4": 35.7, "8": 30.7, "16": 28.1, "32": 26.9},
+            "table13": {"stage_2": 25.6, "stage_3": 25.7, "stage_4": 26.4},
+        },
+    )
+
+
+FIGURES = (squeeze, surgery, reduction)
+
+
+def page(figure: str, attributes: str = "") -> str:
+    """Return a page with nothing but this HTML on it."""
+    return (f'<!doctype html><html lang="en" {attributes}><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width">'
+            '<title>Live figure</title></head>'
+            f"<body><main>{figure}</main></body></html>")
+
+
+def chromium() -> str | None:
+    """Return the path of Chromium: CHROMIUM, the system's, or None: Playwright's."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = map(shutil.which, names)
+    return os.environ.get("CHROMIUM") or next(filter(None, found), None)
+
+
+def shoot(folder: Path) -> None:
+    """Draw each figure in Chromium and keep its picture in 64 colours."""
+    from PIL import Image
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium(),
+                                       args=["--no-sandbox", "--disable-gpu"])
+        for make in FIGURES:
+            figure = make()
+            tab = browser.new_page(viewport={"width": 760, "height": 900},
+                                   device_scale_factor=1.5)
+            tab.set_content(page(figure.html(picture=b"")))
+            taken = tab.locator(".cvattn-live").screenshot(animations="disabled")
+            image = Image.open(io.BytesIO(taken)).convert("RGB")
+            path = folder / f"{figure.name}.png"
+            image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+            print(f"{path.name}: {image.size}, {path.stat().st_size:,} bytes")
+        browser.close()
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["shoot"]:
+            shoot(Path(__file__).parent / "_live")
+        case ["page", folder]:
+            for make in FIGURES:
+                path = Path(folder) / f"{make.__name__}.html"
+                path.write_text(page(make().html()), encoding="utf-8")
+                print(path)
+        case _:
+            print(__doc__.split("\n\n", 2)[-1].strip())
+            sys.exit(2)
