@@ -40,7 +40,7 @@ SETTINGS = {
         "plain": {"depth": 8, "width": 16, "se": False, "seeds": 10},
         "se": {"depth": 8, "width": 16, "se": True, "seeds": 10},
         "wide": {"depth": 8, "width": [16, 33, 65], "se": False, "seeds": 10},
-        "deep": {"depth": 20, "width": 16, "se": True, "seeds": 3},
+        "deep": {"depth": 20, "width": 16, "se": True, "seeds": 2},
     },
 }
 RESULTS = Path(__file__).parents[1] / "results"
