@@ -8,6 +8,7 @@ Environment, all optional:
     BOOK_URL          address the book is served from, for link previews.
 """
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -42,9 +43,12 @@ def configure(app, config):
         options["use_edit_page_button"] = True
         if repository.startswith("https://github.com/"):
             options["launch_buttons"]["colab_url"] = COLAB
-    # A change of this file, or of what it reads, builds every page anew.
-    source = Path(__file__).read_text(encoding="utf-8")
-    config.cvbook_key = source + os.environ.get("BOOK_EDIT_BRANCH", "")
+    # A change of this file, of what it reads or of a static file (which Sphinx
+    # copies only beside a changed page) builds every page anew.
+    key = hashlib.sha256(os.environ.get("BOOK_EDIT_BRANCH", "").encode())
+    for file in [Path(__file__), *sorted(HERE.parent.glob("_static/**/*.*"))]:
+        key.update(file.read_bytes())
+    config.cvbook_key = key.hexdigest()
     if os.environ.get("BOOK_URL"):
         config.ogp_site_url = os.environ["BOOK_URL"]
 
@@ -57,6 +61,8 @@ class LiveFigure(SphinxDirective):
     def run(self):
         from cvattn import live
 
+        for file in Path(live.__file__).parent.glob("_live/*"):
+            self.env.note_dependency(str(file))
         figures = {make.__name__: make for make in live.FIGURES}
         name = self.arguments[0]
         if name not in figures:

@@ -100,7 +100,7 @@ def signed_cmap(kind: str) -> "Colormap":
 
     if kind not in COLORS:
         raise ValueError(f"kind must be one of {', '.join(COLORS)}, got kind={kind!r}")
-    stops = ["#374151", "#ffffff", COLORS[kind]]
+    stops = ["#3f4550", "#ffffff", COLORS[kind]]
     return LinearSegmentedColormap.from_list(f"cvattn-signed-{kind}", stops)
 
 

@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,7 +91,7 @@ def shown(cell):
 def verdicts(notebook):
     """Return the texts of the cells that show a verdict."""
     cells = [c for c in notebook.cells if c.cell_type == "code"]
-    return [shown(c) for c in cells if "check(" in c.source and c.outputs]
+    return [shown(c) for c in cells if re.search(r"\bcheck\(", c.source) and c.outputs]
 
 
 def source_of(notebook):
