@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 JOBS ?= 2
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BUILD = $(BIN)/jupyter-book build . -W -n --keep-going --quiet
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	--nbval-sanitize-with tests/sanitize.cfg
@@ -11,7 +11,7 @@ NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 \
 .PHONY: help setup book test run serve lint bench student pdf publish-dry pins clean
 
 help:  ## list these commands
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' Makefile
 
 setup:
 	@$(PYTHON) _tools/setup.py

@@ -2,7 +2,8 @@
 
     python3 _tools/setup.py
 
-A second run with the same requirements.txt and pyproject.toml does nothing.
+A second run with the same requirements.txt, pyproject.toml and Python does
+nothing. Called with another Python that the book supports, it makes .venv anew.
 It runs on older Pythons too, to say which Python is needed.
 """
 
@@ -19,13 +20,24 @@ STAMP = os.path.join(VENV, "cvattn-ready")
 FIRST, LAST = (3, 10), (3, 13)
 
 
+def supported(version):
+    return FIRST <= version <= LAST
+
+
 def works(python):
-    """True if the interpreter starts and is one that the book supports."""
-    test = f"import sys; sys.exit(not {FIRST} <= sys.version_info[:2] <= {LAST})"
+    """True if the interpreter starts, has pip, and has the version it should have.
+
+    That is the caller's, or, where the book does not support the caller's, any that
+    it supports.
+    """
+    test = "import sys, pip; print('%d %d' % sys.version_info[:2])"
     try:
-        return subprocess.call([python, "-c", test]) == 0
-    except OSError:
+        out = subprocess.check_output([python, "-c", test], stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
         return False
+    version = tuple(int(word) for word in out.split())
+    here = sys.version_info[:2]
+    return version == here if supported(here) else supported(version)
 
 
 def wanted():
@@ -49,7 +61,7 @@ def main():
         return
     if not works(PYTHON):
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        if not FIRST <= sys.version_info[:2] <= LAST:
+        if not supported(sys.version_info[:2]):
             sys.exit(
                 "The book needs Python 3.10, 3.11, 3.12 or 3.13; "
                 f"{sys.executable} is {here}.\n"
@@ -57,7 +69,7 @@ def main():
             )
         print(f"Making .venv with Python {here}", flush=True)
         made = subprocess.call([sys.executable, "-m", "venv", "--clear", VENV])
-        if made != 0:
+        if made != 0 or not works(PYTHON):
             sys.exit("Python's venv did not work; on Debian: apt install python3-venv")
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     print("Installing requirements.txt (the first time takes minutes)", flush=True)

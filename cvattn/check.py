@@ -10,13 +10,15 @@ does what a wrong answer does, that mistake is named. Otherwise its type, shape,
 dtype and values are compared with the reference's, and the first difference told.
 """
 
+import inspect
 import linecache
 import os
 import re
 import sysconfig
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +32,11 @@ BLANK = (
     "nothing here yet. That is where everybody starts: write the body, return the "
     "result, and run the check again. The hint is folded under the exercise."
 )
+PLAIN = (
+    "Return a plain tensor, with its values in it: y.to_dense() makes one of a sparse "
+    "tensor, and a meta tensor has no values."
+)
+RETURN = "Is the `return` missing?"
 
 
 class Verdict:
@@ -62,7 +69,8 @@ class Exercise:
     wrong: the known mistakes; the first that fits is named.
     cases: returns the argument lists, the same at every call.
     given: the names of the arguments. axes: the letters of the result's axes.
-    call: runs an answer on one argument list.
+    call: runs an answer on one argument list. Where the right answer raises, it
+        catches the exception, and returns a word that tells of it.
     judge: for results of which many are right: returns None, or what is wrong.
     """
 
@@ -87,7 +95,7 @@ class Outcome:
 
     args: tuple
     value: object = None
-    error: Exception | None = None
+    error: BaseException | None = None
     changed: bool = False
 
     @property
@@ -98,24 +106,40 @@ class Outcome:
 
     def same(self, other: "Outcome") -> bool:
         if self.error is not None or other.error is not None:
-            return (type(self.error), str(self.error)) == (
-                type(other.error), str(other.error))
+            return (type(self.error), spoken(self.error)) == (
+                type(other.error), spoken(other.error))
         return self.changed == other.changed and close(self.value, other.value)
 
 
 def close(a: object, b: object) -> bool:
-    """Are two results equal, up to rounding?"""
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        return torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-    return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
+    """Are two results equal, up to rounding? False for what cannot be compared."""
+    try:
+        if isinstance(a, Tensor) and isinstance(b, Tensor):
+            if a.shape != b.shape or a.dtype != b.dtype:
+                return False
+            return torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+        return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
+    except Exception:
+        return False
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Make tensors float32 and on the CPU, whatever the notebook has set."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def check(exercise: str, answer: object) -> Verdict:
     """Return the verdict on an answer: right, or the likely mistake.
 
-    It never raises over the answer, however wrong.
+    It never raises over the answer, however wrong. Answers run with float32 and the
+    CPU as torch's defaults; a result on a GPU is brought to the CPU.
 
     Args:
         exercise: the exercise's name, such as "se-3".
@@ -124,15 +148,17 @@ def check(exercise: str, answer: object) -> Verdict:
 
     Raises:
         ValueError: if there is no such exercise.
+        RuntimeError: if the reference answer fails, which is a mistake of the book.
     """
-    from .checks import EXERCISES
+    with plain_torch():
+        from .checks import EXERCISES
 
-    if exercise not in EXERCISES:
-        raise ValueError(
-            f"exercise must be one of {', '.join(EXERCISES)}, got {exercise!r}"
-        )
-    task = EXERCISES[exercise]
-    message = review(task, answer)
+        if exercise not in EXERCISES:
+            raise ValueError(
+                f"exercise must be one of {', '.join(EXERCISES)}, got {exercise!r}"
+            )
+        task = EXERCISES[exercise]
+        message = review(task, answer)
     if message is None:
         return Verdict(True, fill(f"{exercise}: right. {task.right}"))
     if message is BLANK:
@@ -145,7 +171,7 @@ def review(task: Exercise, answer: object) -> str | None:
     if answer is None or answer is ...:
         return BLANK
     if task.judge and not callable(answer):
-        return judged(task, Outcome((), answer))
+        return judged(task, Outcome((), on_cpu(answer)))
     if not callable(answer):
         return (
             f"This exercise checks {task.name} itself, and was handed "
@@ -153,7 +179,9 @@ def review(task: Exercise, answer: object) -> str | None:
         )
     got = outcomes(task, answer)
     if got[0].blank:
-        return BLANK
+        if got[0].error or got[0].value is ... or is_stub(answer):
+            return BLANK
+        return f"{called(task, got[0].args)} returned None. {RETURN}"
     if task.judge:
         return explain(task, got[0]) if got[0].error else judged(task, got[0])
     wanted = wanted_of(task)
@@ -172,9 +200,36 @@ def review(task: Exercise, answer: object) -> str | None:
     return difference(task, got[first], wanted[first])
 
 
+def is_stub(answer: Callable) -> bool:
+    """True if the body is empty: it uses no name but those of its arguments."""
+    answer = getattr(answer, "forward", answer)    # a class or a module
+    try:
+        code = inspect.unwrap(answer).__code__
+    except (AttributeError, ValueError):    # not written in Python, or in a circle
+        return False
+    count = code.co_argcount + code.co_kwonlyargcount
+    count += bool(code.co_flags & inspect.CO_VARARGS)
+    count += bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    own = {*code.co_varnames, *code.co_cellvars} - {*code.co_varnames[:count]}
+    return not (own or code.co_names or code.co_freevars)
+
+
 @cache
 def wanted_of(task: Exercise) -> list[Outcome]:
-    return outcomes(task, task.reference)
+    """Return what the reference does.
+
+    Raises:
+        RuntimeError: if it raises. Two errors can be alike by accident, and then a
+            wrong answer would pass.
+    """
+    wanted = outcomes(task, task.reference)
+    for outcome in wanted:
+        if outcome.error is not None:
+            raise RuntimeError(
+                f"the reference answer to {task.name} fails, which is a mistake of "
+                f"the book and not yours: {outcome.error!r}"
+            ) from outcome.error
+    return wanted
 
 
 @cache
@@ -183,11 +238,23 @@ def mistakes(task: Exercise) -> list[tuple[str, list[Outcome]]]:
 
 
 def judged(task: Exercise, got: Outcome) -> str | None:
+    value = got.value
+    for part in value if type(value) is tuple else (value,):
+        if isinstance(part, Tensor) and strange(part):
+            return (
+                f"{task.name} returned {describe(part)}, which cannot be compared. "
+                f"{PLAIN}"
+            )
     try:
-        return task.judge(got.value)
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError):
+        return task.judge(value)
+    except OverflowError:
         return (
-            f"{task.name} returned {describe(got.value)}, which does not have the "
+            f"{task.name} returned {describe(value)} with a number in it that is too "
+            "large to be compared."
+        )
+    except Exception:
+        return (
+            f"{task.name} returned {describe(value)}, which does not have the "
             "form that the exercise asks for. Compare it with the stub."
         )
 
@@ -195,25 +262,61 @@ def judged(task: Exercise, got: Outcome) -> str | None:
 def outcomes(task: Exercise, answer: Callable) -> list[Outcome]:
     """Run an answer on every argument list, with the random numbers fixed."""
     results = []
-    with torch.random.fork_rng(devices=[]):
+    with plain_torch(), torch.random.fork_rng(devices=[]):
         cases, untouched = task.cases(), task.cases()
         for args, before in zip(cases, untouched, strict=True):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)    # a GPU's stays the reader's
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     value = task.call(answer, *args)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 results.append(Outcome(before, error=error))
                 continue
-            if isinstance(value, Tensor):
-                value = value.detach()
             changed = any(
-                isinstance(a, Tensor) and not torch.equal(a, b)
+                isinstance(a, Tensor) and not equal(a, b)
                 for a, b in zip(args, before, strict=True)
             )
-            results.append(Outcome(before, value, changed=changed))
+            results.append(Outcome(before, on_cpu(value), changed=changed))
     return results
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    try:
+        return torch.equal(a, b)
+    except Exception:    # a is no longer a plain tensor
+        return False
+
+
+def on_cpu(value: object) -> object:
+    """Return tensors, alone or in a tuple, detached and on the CPU if that can be."""
+    if type(value) is tuple:
+        return tuple(on_cpu(v) for v in value)
+    if not isinstance(value, Tensor):
+        return value
+    try:
+        return value.detach().cpu()
+    except Exception:    # a meta tensor has no values to bring
+        return value
+
+
+def strange(x: Tensor) -> str:
+    """Return the word for a tensor whose values cannot be compared, else ''."""
+    if x.device.type == "meta":
+        return "meta"
+    if x.is_nested:
+        return "nested"
+    if x.layout != torch.strided:
+        return "sparse" if "sparse" in str(x.layout) else name(x.layout)
+    return "quantized" if x.is_quantized else ""
+
+
+def spoken(error: BaseException) -> str:
+    """Return an exception's message, or '' if it has none that can be printed."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def explain(task: Exercise, got: Outcome) -> str:
@@ -221,7 +324,7 @@ def explain(task: Exercise, got: Outcome) -> str:
     error = got.error
     if isinstance(error, Says):
         return str(error)
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = (spoken(error).strip().splitlines() or [""])[0]
     first = re.sub(r"0x[0-9a-f]+", "0x...", re.sub(r"[\w.]+\.<locals>\.", "", first))
     said = f"{type(error).__name__}: {first}" if first else type(error).__name__
     text = f"{called(task, got.args)} stopped with\n    {said}"
@@ -231,7 +334,7 @@ def explain(task: Exercise, got: Outcome) -> str:
     return text
 
 
-def reader_line(error: Exception) -> str:
+def reader_line(error: BaseException) -> str:
     """Return the deepest line of the traceback that the reader wrote, or ''."""
     paths = sysconfig.get_paths()
     folders = (paths["stdlib"], paths["purelib"], paths["platlib"],
@@ -248,19 +351,29 @@ def reader_line(error: Exception) -> str:
 
 def difference(task: Exercise, got: Outcome, want: Outcome) -> str:
     """Tell the first of these that is off: type, shape, dtype, finiteness, values."""
-    if want.error is not None:
-        return (
-            f"{called(task, got.args)} should raise "
-            f"{type(want.error).__name__}, and returned {describe(got.value)}."
-        )
     call, a, b = called(task, got.args), got.value, want.value
     if not isinstance(a, type(b)) or isinstance(a, bool):
         extra = " Divide whole numbers with //." if isinstance(a, float) else ""
+        extra = f" {RETURN}" if a is None else extra
         return f"{call} returned {describe(a)}, and should be {describe(b)}.{extra}"
     if not isinstance(b, Tensor):
         if close(a, b):
             return mutated(call)
-        return f"{call} returned {a}, and should return {b}."
+        return f"{call} returned {printed(a)}, and should return {b}."
+    if strange(a):
+        return f"{call} returned {describe(a)}, which cannot be compared. {PLAIN}"
+    try:
+        return unequal(task, got, want)
+    except Exception:
+        return (
+            f"{call} returned a tensor of the type {type(a).__name__}, which cannot "
+            f"be compared. {PLAIN}"
+        )
+
+
+def unequal(task: Exercise, got: Outcome, want: Outcome) -> str:
+    """Tell what is off between two tensors."""
+    call, a, b = called(task, got.args), got.value, want.value
     if a.shape != b.shape:
         return (
             f"{call} returned shape {shape(a)}, and should return {shape(b)}: "
@@ -310,19 +423,31 @@ def called(task: Exercise, args: tuple) -> str:
 
 def describe(value: object) -> str:
     if isinstance(value, Tensor):
-        return f"a tensor of shape {shape(value)}"
+        odd = strange(value)
+        return f"a {odd} tensor" if odd else f"a tensor of shape {shape(value)}"
+    if value is None:
+        return "None"
     if isinstance(value, (bool, int, float)):
-        return f"the {type(value).__name__} {value}"
+        return f"the {type(value).__name__} {printed(value)}"
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+
+
+def printed(value: object) -> str:
+    """Return a value as text, cut at 40 characters."""
+    try:
+        text = str(value)
+    except Exception:    # Python prints no whole number of more than 4,300 digits
+        return "what cannot be printed"
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def shape(x: Tensor) -> str:
     return str(tuple(x.shape))
 
 
-def name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def name(constant: torch.dtype | torch.layout) -> str:
+    return str(constant).removeprefix("torch.")
 
 
 def axes(letters: str, x: Tensor) -> str:

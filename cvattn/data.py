@@ -77,7 +77,8 @@ FULL = {
 def fashion_mnist(split: str, *, full: bool = False) -> tuple[Tensor, Tensor]:
     """Pictures of clothes and their classes.
 
-    Shape: images (N, 28, 28) uint8, labels (N,) int64, indices into `CLASSES`.
+    Shape:
+        images (N, 28, 28) uint8, labels (N,) int64, indices into `CLASSES`.
         N is 3,000 (train) or 1,000 (test); in full 60,000 or 10,000. All balanced.
 
     Args:
@@ -90,6 +91,7 @@ def fashion_mnist(split: str, *, full: bool = False) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: another split, or a file whose content is not the published one.
         OSError: a file is missing, or its download failed. Nothing is left behind.
+        ImportError: the full set has to be downloaded, and pooch is not installed.
     """
     if split not in FULL:
         raise ValueError(f'split must be "train" or "test", got split={split!r}')
@@ -107,7 +109,8 @@ def fashion_mnist(split: str, *, full: bool = False) -> tuple[Tensor, Tensor]:
 def to_float(images: Tensor) -> Tensor:
     """Network input: (x / 255 - MEAN) / STD, with a channel axis.
 
-    Shape: (N, 28, 28) uint8 -> (N, 1, 28, 28) float32.
+    Shape:
+        (N, 28, 28) uint8 -> (N, 1, 28, 28) float32.
     """
     if images.dtype != torch.uint8 or images.shape[1:] != (28, 28):
         raise ValueError(
@@ -120,7 +123,8 @@ def to_float(images: Tensor) -> Tensor:
 def photo(name: str) -> Tensor:
     """A colour photograph: "chelsea" (a cat) or "coffee" (a cup on a table).
 
-    Shape: (H, W, 3) uint8; (150, 225, 3) for chelsea, (200, 300, 3) for coffee.
+    Shape:
+        (H, W, 3) uint8; (150, 225, 3) for chelsea, (200, 300, 3) for coffee.
     """
     if name not in PHOTOS:
         raise ValueError(f"name must be one of {', '.join(PHOTOS)}, got name={name!r}")
@@ -221,7 +225,7 @@ def embed_fashion_mnist(folder: Path) -> None:
         keep = torch.cat(firsts).sort().values
         arrays[f"{split}_images"] = images[keep].numpy()
         arrays[f"{split}_labels"] = labels[keep].byte().numpy()
-    np.savez_compressed(folder / "fashion_mnist.npz", **arrays)
+    write_embedded(folder / "fashion_mnist.npz", arrays)
 
 
 def embed_photos(folder: Path) -> None:
@@ -229,7 +233,18 @@ def embed_photos(folder: Path) -> None:
     from skimage import data as originals
 
     photos = {name: halve(getattr(originals, name)()) for name in PHOTOS}
-    np.savez_compressed(folder / "photos.npz", **photos)
+    write_embedded(folder / "photos.npz", photos)
+
+
+def write_embedded(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a file under another name first, so that `path` is never half a file."""
+    half = path.with_name(f".{path.name}.part")
+    try:
+        with half.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def halve(image: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Live figures: they run in the page, with no kernel and no network.
+"""Live figures: they run in the page, with no kernel and no network::
 
     from cvattn import live
     live.surgery()          # the last line of a cell: the figure shows itself
@@ -6,7 +6,7 @@
 A figure is a piece of HTML with its data, style and script inside (`_live/`), and
 with a picture and a sentence that the script replaces when it starts: where no
 script runs (a preview, an e-mail) they remain. Its bytes are the same on every
-machine: the numbers shown are shipped, never computed here.
+machine: the numbers shown are shipped, never computed here::
 
     python -m cvattn.live shoot      # take the fallback pictures anew, in Chromium
     python -m cvattn.live page DIR   # write each figure as a page of its own
@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+from html import escape
 from importlib import resources
 from pathlib import Path
 
@@ -69,21 +70,26 @@ class Live:
         def text(file: str) -> str:
             return shipped("_live", file).decode("utf-8").replace("\r\n", "\n")
 
-        data = json.dumps(self.data, sort_keys=True, separators=(",", ":"))
+        def script(value) -> str:
+            """JSON that cannot end the script element."""
+            packed = json.dumps(value, sort_keys=True, separators=(",", ":"))
+            return packed.replace("</", "<\\/")
+
+        title, sentence = escape(self.title), escape(self.sentence, quote=False)
         build = f"build{self.name.capitalize()}"
         return f"""\
 <div class="cvattn-live" id="live-{self.name}" data-figure="{self.name}" \
-role="group" aria-label="{self.title}">
+role="group" aria-label="{title}">
 <style>
 {text("live.css")}{text(f"{self.name}.css")}</style>
-<div class="fallback"><img alt="{self.title}" \
-src="data:image/png;base64,{base64_text(picture)}"><p>{self.sentence}</p></div>
+<div class="fallback"><img alt="{title}" \
+src="data:image/png;base64,{base64_text(picture)}"><p>{sentence}</p></div>
 <script>
 (() => {{
 "use strict";
 {text("core.js")}
 {text(f"{self.name}.js")}
-start("{self.name}", {json.dumps(self.title)}, {data}, {build});
+start("{self.name}", {script(self.title)}, {script(self.data)}, {build});
 }})();
 </script>
 </div>"""
@@ -175,11 +181,15 @@ def page(figure: str, attributes: str = "") -> str:
             f"<body><main>{figure}</main></body></html>")
 
 
-def chromium() -> str | None:
-    """Return the path of Chromium: CHROMIUM, the system's, or None: Playwright's."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = map(shutil.which, names)
-    return os.environ.get("CHROMIUM") or next(filter(None, found), None)
+def chromium(playwright) -> str | None:
+    """Return the path of a Chromium: CHROMIUM, the system's, Playwright's, or None."""
+    if os.environ.get("CHROMIUM"):
+        return os.environ["CHROMIUM"]
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    own = playwright.chromium.executable_path
+    return own if Path(own).exists() else None
 
 
 def shoot(folder: Path) -> None:
@@ -188,7 +198,7 @@ def shoot(folder: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium(),
+        browser = play.chromium.launch(executable_path=chromium(play),
                                        args=["--no-sandbox", "--disable-gpu"])
         for make in FIGURES:
             figure = make()
@@ -198,7 +208,10 @@ def shoot(folder: Path) -> None:
             taken = tab.locator(".cvattn-live").screenshot(animations="disabled")
             image = Image.open(io.BytesIO(taken)).convert("RGB")
             path = folder / f"{figure.name}.png"
-            image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+            part = path.with_suffix(".part")
+            image.quantize(64, dither=Image.Dither.NONE).save(part, "PNG",
+                                                              optimize=True)
+            os.replace(part, path)
             print(f"{path.name}: {image.size}, {path.stat().st_size:,} bytes")
         browser.close()
 

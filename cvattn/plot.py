@@ -142,7 +142,7 @@ def feature_map(
         raise ValueError(f"map must have shape (H, W), got shape {values.shape}")
     if values.min() < 0 and not signed:
         raise ValueError(f"map must be >= 0 unless signed=True, got {values.min():.3g}")
-    top = float(np.abs(values).max()) if vmax is None else vmax
+    top = (float(np.abs(values).max()) if vmax is None else vmax) or 1.0
     ax.set_axis_off()
     if signed:
         return ax.imshow(values, cmap=signed_cmap(kind), vmin=-top, vmax=top)
@@ -197,6 +197,8 @@ def interval(
         ha="center",
         va="bottom",
         color=matplotlib.rcParams["text.color"],
+        bbox={"facecolor": matplotlib.rcParams["axes.facecolor"],
+              "edgecolor": "none", "pad": 1.5},
     )
     ax.spines["left"].set_visible(False)
     ax.set_yticks([])

@@ -207,6 +207,9 @@ def resnet50(attention: Attention | Sequence[Attention | None] | None = None, *,
     Raises:
         ValueError: on an unknown place or stride_in, or an attention of another form.
 
+    Differs from the paper: stride_in is "3x3" by default, as in torchvision, whose
+    weights it then fits; give "1x1" for the paper's counts.
+
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
     CVPR 2016, section 4.1; arXiv 1512.03385v1.
     """
@@ -231,6 +234,11 @@ def cifar_resnet(attention: Attention | Sequence[Attention | None] | None = None
     He et al. 2016, section 4.2. `width` is the first stage's channels, doubled in
     each later stage, or three numbers. Shortcuts are free of parameters (option A).
     The other arguments are those of `resnet50`.
+
+    Raises:
+        ValueError: on a depth that is not 6n + 2 with n >= 1, widths that are not
+            positive or fall, an unknown place ("3x3" is one here), or an attention
+            of another form.
     """
     n, rest = divmod(depth - 2, 6)
     if n < 1 or rest:

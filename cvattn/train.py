@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 
 from .data import to_float
 
-Pair = tuple[Tensor, Tensor]    # images uint8 (N, H, W), labels int64 (N,)
+# Pictures uint8 (N, 28, 28), which `data.to_float` standardises as Fashion-MNIST, and
+# labels int64 (N,).
+Pair = tuple[Tensor, Tensor]
 
 
 def device() -> torch.device:
@@ -21,8 +24,16 @@ def device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def fast_bfloat16(at: torch.device) -> bool:
+    """Return whether `at` is a CUDA GPU of capability 8.0 on; older ones emulate it."""
+    return at.type == "cuda" and torch.cuda.get_device_capability(at) >= (8, 0)
+
+
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the pictures and move each by up to 2 pixels; (N, H, W)."""
+    """Mirror half of the pictures and move each by up to 2 pixels, zeros coming in.
+
+    Shape: (N, 28, 28) uint8, before and after.
+    """
     n, h, w = images.shape
     flip = torch.rand(n, generator=generator) < 0.5
     images = torch.where(flip[:, None, None], images.flip(2), images)
@@ -33,7 +44,12 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def evaluate(model: nn.Module, data: Pair, *, batch_size: int = 500) -> Tensor:
-    """Return the logits (N, classes), in float32 on the CPU, in eval mode."""
+    """Return the logits (N, classes), in float32 on the CPU, in eval mode.
+
+    Args:
+        data: pictures uint8 (N, 28, 28), standardised by `data.to_float` with the
+            mean and deviation of Fashion-MNIST, and labels, which are not read.
+    """
     was_training = model.training
     model.eval()
     at = next(model.parameters()).device
@@ -47,6 +63,27 @@ def evaluate(model: nn.Module, data: Pair, *, batch_size: int = 500) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Return the share of rows whose largest logit stands at the label."""
     return (logits.argmax(1) == labels).double().mean().item()
+
+
+def load(checkpoint: str | Path, settings: dict) -> dict:
+    """Return what `fit` wrote there, on the CPU, if it was with these settings."""
+    try:
+        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception:       # which one depends on what the file holds instead
+        saved = None
+    parts = {"settings", "model", "optimizer", "schedule", "order", "rng", "history"}
+    if not isinstance(saved, dict) or saved.keys() != parts:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of fit; delete it or name another file"
+        )
+    if saved["settings"] != settings:
+        raise ValueError(
+            f"{checkpoint} was written with {saved['settings']}, asked for "
+            f"{settings}; delete it or give the same settings"
+        )
+    return saved
 
 
 def fit(
@@ -74,18 +111,26 @@ def fit(
         train, test: pictures and labels as `data.fashion_mnist` returns them.
         seed: fixes the order and the augmentation of the pictures. The weights
             are yours: call `torch.manual_seed` before you build the model.
-        bfloat16: autocast the forward pass; by default only on CUDA.
-        checkpoint: a file. It is written after each epoch; when it exists,
-            training goes on from there and gives what one run would have given,
-            on a CPU to the bit.
+        bfloat16: autocast the forward pass; by default only on a CUDA GPU of
+            capability 8.0 (Ampere) or later.
+        checkpoint: a file; its folder is made. It is written after each epoch; when
+            it exists, training goes on from there and gives what one run would have
+            given, on a CPU to the bit.
         progress: write a line for each epoch to standard error.
 
     Raises:
-        ValueError: if epochs < 1, if a batch is larger than the training set, or
-            on a checkpoint that was written with other settings.
+        ValueError: before any training, if epochs < 1, if pictures and labels are
+            not equally many, if a batch is larger than the training set, or on a
+            checkpoint that is none or was written with other settings.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got epochs={epochs}")
+    for name, (images, labels) in (("train", train), ("test", test)):
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{name} must have one label for each picture, "
+                f"got pictures={len(images)}, labels={len(labels)}"
+            )
     if not 1 <= batch_size <= len(train[0]):
         raise ValueError(
             "batch_size must be from 1 to the number of pictures, "
@@ -93,7 +138,7 @@ def fit(
         )
     steps = len(train[0]) // batch_size
     at = device()
-    autocast = at.type == "cuda" if bfloat16 is None else bfloat16
+    autocast = fast_bfloat16(at) if bfloat16 is None else bfloat16
     model.to(at, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=lr, momentum=0.95, nesterov=True,
@@ -108,13 +153,10 @@ def fit(
                 "pictures": len(train[0])}
     history: list[dict[str, float]] = []
 
+    if checkpoint is not None:
+        Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
     if checkpoint is not None and Path(checkpoint).exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        if saved["settings"] != settings:
-            raise ValueError(
-                f"{checkpoint} was written with {saved['settings']}, asked for "
-                f"{settings}; delete it or give the same settings"
-            )
+        saved = load(checkpoint, settings)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -131,7 +173,7 @@ def fit(
         ):
             x = to_float(augment(train[0][rows], order))
             x = x.to(at, memory_format=torch.channels_last)
-            with torch.autocast(at.type, torch.bfloat16, enabled=autocast):
+            with torch.autocast(at.type, torch.bfloat16) if autocast else nullcontext():
                 loss = F.cross_entropy(model(x), train[1][rows].to(at))
             optimizer.zero_grad()
             loss.backward()

@@ -21,7 +21,7 @@ from test_live import CLOSE, Page, agrees, counted, true_z
 
 import cvattn
 from cvattn import live, plot
-from cvattn.experiments import se_figures
+from cvattn.experiments.se import trained
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 SOURCES = [TOC["root"], *(chapter["file"] for part in TOC["parts"]
@@ -455,7 +455,7 @@ def test_solutions_and_hints_are_folded_until_asked_for(open_page, name):
 
 @pytest.fixture(scope="module")
 def net():
-    return se_figures.network()
+    return trained("se")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The exercises' checks: the reference passes, and every mistake is named."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cvattn import SE, check
-from cvattn.check import outcomes
+from cvattn.check import mistakes, outcomes, plain_torch, review, wanted_of
 from cvattn.checks import EXERCISES
 from cvattn.checks.se import INTERVALS, paired, report_of
 
@@ -88,6 +89,243 @@ def test_an_empty_stub_gets_a_kind_word(key, stub):
     verdict = check(key, stub)
     assert not verdict
     assert str(verdict).startswith(f"{key}: nothing here yet.")
+
+
+def no_return(x):
+    z = x.mean((2, 3))    # noqa: F841
+
+
+def no_return_by_names(*args):
+    torch.relu(args[-1])
+
+
+class NoReturn(BlankClass):
+    def forward(self, x):
+        s = torch.sigmoid(self.W2(torch.relu(self.W1(x.mean((2, 3))))))
+        x * s[:, :, None, None]
+
+
+@pytest.mark.parametrize("key, answer, call", [
+    ("se-1", no_return, "squeeze(x) with x (3, 5, 7, 11)"),
+    ("se-1", torch.no_grad()(no_return), "squeeze(x) with x (3, 5, 7, 11)"),
+    ("se-1", [].append, "squeeze(x) with x (3, 5, 7, 11)"),
+    ("se-4", NoReturn, "Repaired(10, 2, x) with x (3, 10, 5, 7)"),
+    ("se-6", lambda: print(end=""), "twins()"),
+    ("se-9", no_return_by_names,
+     "block_forward('standard', residual, shortcut, attention, x) with x (3, 6, 7, 5)"),
+])
+def test_a_forgotten_return_is_not_an_empty_stub(key, answer, call):
+    assert flat(check(key, answer)) == (
+        f"{key}: not yet. {call} returned None. Is the `return` missing?")
+
+
+def test_a_stub_below_a_decorator_is_still_a_stub():
+    @torch.no_grad()
+    def squeeze(x):
+        """Return the mean."""
+
+    assert "nothing here yet" in str(check("se-1", squeeze))
+
+
+def test_a_return_forgotten_in_one_branch_alone_is_told():
+    def block_forward(place, *rest):
+        if place != "post":
+            return EXERCISES["se-9"].reference(place, *rest)
+
+    text = flat(check("se-9", block_forward))
+    assert "block_forward('post', residual, shortcut, attention, x)" in text
+    assert text.endswith("(3, 6, 7, 5). Is the `return` missing?")
+    assert "returned None, and should be a tensor" in text
+
+
+@pytest.fixture(params=["float64", "meta"])
+def other_defaults(request):
+    """A notebook that has set another dtype, or another device, for its tensors."""
+    if request.param == "float64":
+        torch.set_default_dtype(torch.float64)
+    else:
+        torch.set_default_device("meta")
+    yield request.param
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def no_cache():
+    wanted_of.cache_clear()
+    mistakes.cache_clear()
+    yield
+    wanted_of.cache_clear()
+    mistakes.cache_clear()
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_the_notebooks_defaults_change_no_verdict(key, no_cache, other_defaults):
+    task = EXERCISES[key]
+    assert check(key, task.reference)
+    for wrong in task.wrong:
+        verdict = check(key, wrong.answer)
+        assert not verdict
+        assert flat(verdict) == flat(f"{key}: not yet. {wrong.message}")
+    now = torch.get_default_dtype(), torch.empty(0).device.type
+    assert now == {"float64": (torch.float64, "cpu"),
+                   "meta": (torch.float32, "meta")}[other_defaults]
+
+
+def test_an_answer_that_sets_the_default_dtype_spoils_no_reference(no_cache):
+    def squeeze(x):
+        torch.set_default_dtype(torch.float64)
+        return x.mean((2, 3))
+
+    assert check("se-1", squeeze)
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_plain_torch_restores_after_an_error():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(KeyError), plain_torch():
+            assert torch.empty(0).dtype == torch.float32
+            raise KeyError
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_reference_that_fails_is_our_mistake_and_loud():
+    def broken(x):
+        raise TypeError("a mistake of the book")
+
+    task = dataclasses.replace(EXERCISES["se-1"], reference=broken)
+    for answer in (broken, EXERCISES["se-1"].reference):
+        with pytest.raises(RuntimeError, match="not yours.*a mistake of the book"):
+            review(task, answer)
+
+
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def silent(*args):
+    raise Silent
+
+
+class Odd(torch.Tensor):
+    """A tensor whose operations all fail."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func.__name__ == "__get__":
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        raise ArithmeticError("not with me")
+
+
+def mean(x):
+    return x.mean((2, 3))
+
+
+STRANGE = {
+    "meta": lambda y: y.to("meta"),
+    "sparse": lambda y: y.to_sparse(),
+    "sparse ": lambda y: y.to_sparse_csr(),
+    "nested": lambda y: torch.nested.nested_tensor(list(y)),
+    "nested ": lambda y: torch.nested.nested_tensor(list(y), layout=torch.jagged),
+    "quantized": lambda y: torch.quantize_per_tensor(y, 1.0, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_tensor_without_comparable_values_is_named(kind):
+    text = flat(check("se-1", lambda x: STRANGE[kind](mean(x))))
+    assert text.startswith(
+        "se-1: not yet. squeeze(x) with x (3, 5, 7, 11) returned a "
+        f"{kind.strip()} tensor, which cannot be compared. Return a plain tensor")
+    value = STRANGE[kind](torch.ones(1, 1, 6, 6))
+    for answer in ((value, value, value), lambda: (value, value, value)):
+        text = flat(check("se-6", answer))
+        assert text.startswith(f"se-6: not yet. twins returned a {kind.strip()} tensor")
+    text = flat(check("se-7", lambda reduction, stages: value))
+    assert f"returned a {kind.strip()} tensor, and should be the int" in text
+
+
+def test_a_tensor_of_a_type_of_its_own_is_named():
+    text = flat(check("se-1", lambda x: mean(x).as_subclass(Odd)))
+    assert "returned a tensor of the type Odd, which cannot be compared" in text
+
+
+def test_a_number_too_long_or_too_large_is_told():
+    for key in ("se-2", "se-7"):
+        text = flat(check(key, lambda *args: 10**5000))
+        assert "and should return " in text and len(text) < 200
+    assert "the int 1000" in flat(check("se-1", lambda x: 10**300))
+    assert "what cannot be printed" in flat(check("se-1", 10**5000)) or (
+        sys.version_info < (3, 10, 7))
+    text = flat(check("se-10", report_of(interval=lambda report: (0, 10**400))))
+    assert text == ("se-10: not yet. project returned a dict with a number in it that "
+                    "is too large to be compared.")
+
+
+@pytest.mark.parametrize("key", EXERCISES)
+def test_an_exception_without_words_and_an_exit_are_told(key):
+    def leave(*args):
+        raise SystemExit("bye")
+
+    for answer, told in ((silent, "Silent"), (leave, "SystemExit: bye")):
+        if EXERCISES[key].name == "Repaired":
+            answer = type("Repaired", (BlankClass,), {"forward": answer})
+        assert told in str(check(key, answer))
+
+
+def test_a_result_that_refuses_to_be_compared_is_told():
+    class Never(int):
+        def __eq__(self, other):
+            raise ArithmeticError
+        __hash__ = None
+        __str__ = __repr__ = __format__ = __eq__
+
+    answer = EXERCISES["se-2"].reference
+    text = flat(check("se-2", lambda *args: Never(answer(*args))))
+    assert "returned what cannot be printed, and should return" in text
+
+
+def test_an_input_made_into_another_kind_of_tensor_counts_as_changed():
+    def squeeze(x):
+        z = x.mean((2, 3))
+        torch.utils.swap_tensors(x, x.to("meta"))
+        return z
+
+    assert "changes its input in place" in flat(check("se-1", squeeze))
+
+
+def test_results_come_to_the_cpu_before_they_are_compared():
+    class Far(torch.Tensor):
+        """Stands in for a result on a GPU: of no use before .cpu()."""
+
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            with torch._C.DisableTorchFunctionSubclass():
+                if func.__name__ == "detach":
+                    return func(*args).as_subclass(Far)
+                if func.__name__ == "cpu":
+                    return func(*args).as_subclass(torch.Tensor)
+            raise ArithmeticError("on another device")
+
+    assert check("se-1", lambda x: mean(x).as_subclass(Far))
+    answer = tuple(t.as_subclass(Far) for t in EXERCISES["se-6"].reference())
+    assert check("se-6", answer) and check("se-6", lambda: answer)
+
+
+@pytest.mark.parametrize("key", ["se-1", "se-3", "se-4", "se-5", "se-6"])
+def test_a_gpus_random_numbers_are_left_alone(key, no_cache, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    check(key, EXERCISES[key].reference)
+    assert not seeded
+    torch.manual_seed(0)
+    assert seeded == [0], "torch.manual_seed goes through what is watched here"
 
 
 def test_an_unknown_exercise_lists_the_known():

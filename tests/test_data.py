@@ -485,3 +485,26 @@ def test_imports_torch_and_numpy_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "set()"
+
+
+def test_a_failed_embed_leaves_the_file_that_was_there(monkeypatch, tmp_path):
+    small = torch.arange(10).repeat(300), torch.zeros(3000, 28, 28, dtype=torch.uint8)
+    monkeypatch.setattr(data, "fashion_mnist", lambda split, full: small[::-1])
+    data.embed_fashion_mnist(tmp_path)
+    before = (tmp_path / "fashion_mnist.npz").read_bytes()
+
+    def full_disk(target, **arrays):
+        file = target if hasattr(target, "write") else open(target, "wb")
+        file.write(b"half a")
+        file.close()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        data.embed_fashion_mnist(tmp_path)
+    assert (tmp_path / "fashion_mnist.npz").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["fashion_mnist.npz"]
+
+
+def test_the_docstring_names_the_error_without_pooch():
+    assert "ImportError: " in data.fashion_mnist.__doc__.split("Raises:")[1]

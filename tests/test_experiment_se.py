@@ -104,6 +104,17 @@ def test_edited_restores_after_an_error(model):
     assert not any("gate" in vars(m) for m in experiment.attentions(model))
 
 
+def test_edited_cannot_be_nested(model, pictures):
+    x = data.to_float(pictures[0])
+    with torch.inference_mode(), experiment.edited(model, lambda i, s: s * 0):
+        closed = model(x)
+        with (pytest.raises(ValueError, match="edited cannot be nested"),
+              experiment.edited(model, lambda i, s: s)):
+            pass
+        assert torch.equal(model(x), closed), "the outer edit is still in place"
+    assert not any("gate" in vars(m) for m in experiment.attentions(model))
+
+
 def test_examine(model, pictures):
     found = experiment.examine(model, pictures)
     assert found.keys() == GATES
@@ -217,6 +228,37 @@ def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
     for arm in TINY["arms"]:
         agrees(experiment.trained(arm), whole, arm, data.fashion_mnist("test", True))
     assert not list(tiny.rglob("*.part")) and not list(tiny.rglob("*-?.pt"))
+
+
+@pytest.mark.parametrize("change", [
+    {"lr": 0.05}, {"epochs": 3}, {"reduction": 1}, {"width": [2, 4, 9]}, {"depth": 14},
+    "no settings",
+], ids=str)
+def test_a_finished_run_of_other_settings_is_refused(tiny, monkeypatch, change):
+    folder = tiny / "runs"
+    folder.mkdir()
+    first = experiment.run("se", 1, folder, 1)
+    file = folder / "se-1.json"
+    assert first == json.loads(file.read_text()) == experiment.run("se", 1, folder, 1)
+    assert first["settings"] == {
+        "epochs": 2, "batch_size": 40, "lr": 0.1, "weight_decay": 5e-4,
+        "bfloat16": False, "reduction": 2, "depth": 8, "width": 2, "se": True}
+    if change == "no settings":
+        file.write_text(json.dumps({k: v for k, v in first.items()
+                                    if k != "settings"}))
+    else:
+        arm = experiment.SETTINGS["arms"]["se"]
+        monkeypatch.setitem(experiment.SETTINGS["arms"], "se", {**arm, "seeds": 5})
+        assert experiment.run("se", 1, folder, 1) == first, "seeds may be added"
+        monkeypatch.setitem(experiment.SETTINGS["arms"], "se", {
+            k: change.get(k, v) for k, v in arm.items()})
+        for key in change.keys() & experiment.SETTINGS.keys():
+            monkeypatch.setitem(experiment.SETTINGS, key, change[key])
+    with pytest.raises(ValueError, match=r"se-1\.json was made .* delete it or give"):
+        experiment.run("se", 1, folder, 1)
+    with pytest.raises(ValueError, match=r"se-1\.json was made"):
+        experiment.main()
+    assert list(folder.iterdir()) == [file], "refused before anything was trained"
 
 
 def test_a_build_is_the_arm_of_the_settings():

@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 from cvattn import SE, data, live, resnet50
 from cvattn.experiments import se_figures
+from cvattn.experiments.se import trained
 
 NAMES = [make.__name__ for make in live.FIGURES]
 figures = pytest.mark.parametrize("name", NAMES)
@@ -64,6 +66,31 @@ def test_nothing_reaches_for_the_network_or_a_global(name):
         assert word not in text
 
 
+def test_titles_sentences_and_data_cannot_break_out():
+    evil = '</script><img src="x" onerror="alert(1)"> & more'
+    figure = live.Live("reduction", evil, evil, {"names": [evil]})
+    seen = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            seen.append((tag, dict(attributes)))
+
+        def handle_data(self, text):
+            if evil in text:
+                seen.append(("text", text))
+
+    Parser().feed(figure.html())
+    assert [tag for tag, _ in seen] == ["div", "style", "div", "img", "p", "text",
+                                        "script"]
+    assert seen[0][1]["aria-label"] == seen[3][1]["alt"] == seen[5][1] == evil
+    call = next(line for line in figure.html().splitlines()
+                if line.startswith("start("))
+    title, rest = json.JSONDecoder().raw_decode(call.split(", ", 1)[1])
+    assert title == evil
+    given = call[call.index('{"names"'):]
+    assert json.JSONDecoder().raw_decode(given)[0] == {"names": [evil]}
+
+
 def test_packed_arrays_keep_their_bytes():
     array = np.array([1.5, -2.25e-7], dtype=">f4")
     packed = live.packed(array)
@@ -77,7 +104,7 @@ def test_packed_arrays_keep_their_bytes():
 
 @pytest.fixture(scope="module")
 def net():
-    return se_figures.network()
+    return trained("se")
 
 
 @pytest.fixture(scope="module")

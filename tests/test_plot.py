@@ -233,6 +233,11 @@ def test_feature_map(ax):
     signed = plot.feature_map(ax, torch.tensor([[-3.0, 1.0]]), signed=True)
     assert signed.get_clim() == (-3, 3)
     assert min(signed.cmap(0.5)[:3]) > 0.95  # zero is white
+    for vmax in (None, 0.0):    # all zero: white, not the colour of the lowest
+        zero = plot.feature_map(ax, torch.zeros(2, 3), signed=True, vmax=vmax)
+        assert min(zero.cmap(zero.norm(0.0))[:3]) > 0.99
+        light = plot.feature_map(ax, torch.zeros(2, 3), vmax=vmax)
+        assert light.cmap(light.norm(0.0)) == light.cmap(0)
     with pytest.raises(ValueError, match="signed=True, got -3"):
         plot.feature_map(ax, torch.tensor([[-3.0, 1.0]]))
     with pytest.raises(ValueError, match=r"shape \(H, W\), got shape \(1, 2, 2\)"):

@@ -64,6 +64,10 @@ class Stopped(Exception):
     pass
 
 
+def stopped(*args, **kwargs):
+    raise Stopped
+
+
 @pytest.mark.parametrize("batches", [6, 9], ids=["between epochs", "within an epoch"])
 def test_resumed_equals_uninterrupted(pictures, tmp_path, monkeypatch, batches):
     whole, history = fit(pictures, epochs=3)
@@ -104,6 +108,47 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path, other):
     with pytest.raises(ValueError, match="was written with .* delete it or give"):
         fit(((x[:n], y[:n]), test), **{"epochs": 1, "checkpoint": file} | other)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "cut short", "weights", "list"])
+def test_a_file_that_is_no_checkpoint_is_refused(pictures, tmp_path, content):
+    file = tmp_path / "run.pt"
+    if content == "weights":
+        torch.save(network().state_dict(), file)
+    elif content == "list":
+        torch.save([1, 2], file)
+    elif content == "cut short":
+        fit(pictures, epochs=1, checkpoint=file)
+        file.write_bytes(file.read_bytes()[:-2000])
+    else:
+        file.write_bytes(b"" if content == "empty" else b"my own notes\n")
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="run.pt is no checkpoint of fit; delete it"):
+        fit(pictures, checkpoint=file)
+    assert file.read_bytes() == before
+
+
+def test_the_folder_of_the_checkpoint_is_made_before_training(
+        pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "augment", stopped)
+    with pytest.raises(Stopped):
+        fit(pictures, checkpoint=tmp_path / "a" / "b" / "run.pt")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        fit(pictures, checkpoint=tmp_path / "file" / "run.pt")
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_one_label_a_picture(pictures, monkeypatch, name):
+    monkeypatch.setattr(train, "augment", stopped)
+    learn, test = pictures
+    if name == "train":
+        learn, message = (learn[0], learn[1][:599]), "pictures=600, labels=599"
+    else:
+        test, message = (test[0][:150], test[1]), "pictures=150, labels=200"
+    with pytest.raises(ValueError, match=f"^{name} must have one label .* {message}$"):
+        fit((learn, test))
 
 
 def test_an_interrupted_write_spoils_nothing(pictures, tmp_path, monkeypatch):
@@ -176,6 +221,24 @@ def test_mixed_precision_is_right_to_its_digits(pictures):
     _, mixed = fit(pictures, epochs=1, bfloat16=True)
     assert mixed[0]["loss"] != exact[0]["loss"]
     assert mixed[0]["loss"] == pytest.approx(exact[0]["loss"], rel=0.05)
+
+
+def test_no_autocast_where_it_is_off(pictures, monkeypatch):
+    """torch 2.4 refuses torch.autocast for MPS even when it is not enabled."""
+    monkeypatch.setattr(torch, "autocast", stopped)
+    fit(pictures, epochs=1)
+    with pytest.raises(Stopped):
+        fit(pictures, epochs=1, bfloat16=True)
+
+
+@pytest.mark.parametrize("at, capability, fast", [
+    ("cuda", (7, 5), False), ("cuda", (8, 0), True), ("cuda", (9, 0), True),
+    ("cpu", None, False), ("mps", None, False),
+])
+def test_bfloat16_by_default_only_where_it_is_not_emulated(
+        monkeypatch, at, capability, fast):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert train.fast_bfloat16(torch.device(at)) is fast
 
 
 def test_progress_goes_to_standard_error(pictures, capsys):

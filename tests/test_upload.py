@@ -42,6 +42,71 @@ def test_what_is_no_picture_is_refused():
         to_fashion(b"no picture")
 
 
+def test_no_message_tells_an_address_in_memory():
+    whole = png(square())
+    for content in (b"no picture", whole[:60], whole[:30] + b"x" * 50):
+        with pytest.raises(ValueError, match="not a picture") as caught:
+            to_fashion(content)
+        assert "0x" not in str(caught.value) and "<" not in str(caught.value)
+
+
+def test_a_picture_with_too_many_pixels_is_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="too many pixels: make it smaller"):
+        to_fashion(png(square()))
+
+
+def test_sixteen_bits_keep_their_shades():
+    shades = square(ground=0, ink=100).astype(np.uint16) * 256 + 7
+    shades[shades.shape[0] // 2 :] *= 2
+    picture = to_fashion(png(shades))
+    assert picture[11, 14] == 100 and picture[16, 14] == 200 and picture[0, 0] == 0
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(kind):
+    """Black ink on a clear ground whose hidden colour is black as well."""
+    alpha = square(ground=0, ink=255)
+    picture = Image.new("RGBA", alpha.shape[::-1], (0, 0, 0, 0))
+    picture.putalpha(Image.fromarray(alpha))
+    file = io.BytesIO()
+    picture.convert(kind).save(file, "PNG")
+    assert_square(to_fashion(file.getvalue()))
+
+
+def test_one_colour_can_be_the_transparent_one():
+    file = io.BytesIO()
+    Image.fromarray(square(ground=3, ink=0)).save(file, "PNG", transparency=3)
+    assert_square(to_fashion(file.getvalue()))
+
+
+def assert_square(picture):
+    """White on black, as the ink was black and the ground white."""
+    assert picture[14, 14] == 255 and picture[0, 0] == 0 and picture[27, 14] == 0
+
+
+def test_a_picture_is_turned_as_the_camera_was_held():
+    pixels = np.zeros((60, 60), np.uint8)
+    pixels[20:40, 10:30] = 255          # left of the middle
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = 6                    # to be turned right: left becomes up
+    image.save(file, "PNG", exif=exif)
+    picture = to_fashion(file.getvalue())
+    assert picture[6, 14] == 255 and picture[14, 6] == 0
+
+
+def test_sixteen_bits_are_turned_too():
+    pixels = np.zeros((60, 60), np.uint16)
+    pixels[20:40, 10:30] = 60000
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(file, "PNG", exif=exif)
+    picture = to_fashion(file.getvalue())
+    assert picture[6, 14] == 60000 >> 8 and picture[14, 6] == 0
+
+
 @pytest.mark.parametrize("version", [7, 8])
 def test_both_generations_of_upload_buttons(version):
     pytest.importorskip("ipywidgets")

@@ -106,6 +106,15 @@ def test_pages_wait_for_the_tests_and_for_the_branch_that_their_buttons_open():
     assert "colab" in jobs["pages"]["needs"]
 
 
+def test_a_run_started_by_hand_from_another_branch_publishes_nothing():
+    jobs = WORKFLOWS["publish"]["jobs"]
+    public = {name: job for name, job in jobs.items() if {
+        k for k, v in job.get("permissions", {}).items() if v == "write"}}
+    assert set(public) == {"colab", "pages"}
+    for job in public.values():
+        assert job["if"] == "github.ref_name == github.event.repository.default_branch"
+
+
 GH = """\
 #!/bin/sh
 echo "$@" >> "$CALLS"

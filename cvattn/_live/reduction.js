@@ -61,7 +61,7 @@ function buildReduction(root, data, say, result) {
         weight, paint);
       write(paper ? `${paper.value.toFixed(1)} M` : "\u2013", w, middle, "right",
         weight, paint);
-      if (now) write("ResNet-50", LEFT + 8, middle, "left", 400, "ink");
+      if (now && long(base) > 80) write("ResNet-50", LEFT + 8, middle, "left", 400, "ink");
     });
   });
 

@@ -142,6 +142,8 @@ function buildSurgery(root, data, say, result) {
       learnedGates())),
     open: button("All open (1)", () => preset("open", "All gates open",
       learnedGates().fill(1))),
+    shut: button("All shut (0)", () => preset("shut", "All gates shut",
+      learnedGates().fill(0))),
     mean: button("All at their mean", () => {
       const s = learnedGates();
       const mean = s.reduce((a, b) => a + b) / channels;

@@ -279,6 +279,13 @@ class Narrow(Repaired):
         self.W2 = nn.Linear(channels // reduction, channels, bias=False)
 
 
+class Halfway(Narrow):
+    def __init__(self, channels, reduction):
+        if channels < reduction:
+            raise ValueError("channels must not be below reduction")
+        super().__init__(channels, reduction)
+
+
 def run_repaired(answer, channels, reduction, x):
     if not isinstance(answer, type):
         raise Says("Hand over the class Repaired itself, not a module built from it.")
@@ -350,6 +357,7 @@ SE4 = Exercise(
         (10, 2, rand(3, 10, 5, 7, seed=11)),
         (6, 3, rand(5, 6, 5, 6, seed=12)),
         (8, 16, rand(2, 8, 3, 5, seed=13)),
+        (12, 8, rand(2, 12, 3, 5, seed=13)),
     ],
     wrong=(
         Wrong(
@@ -438,20 +446,27 @@ SE4 = Exercise(
             "reduction = 0 units, and every gate is one half. Raise a ValueError "
             "where channels is not a multiple of reduction.",
         ),
+        Wrong(
+            Halfway,
+            "It refuses fewer channels than reduction, but still builds 12 channels "
+            "with reduction 8, where 12 // 8 silently becomes 1. The rule is: channels "
+            "must be a multiple of reduction.",
+        ),
     ),
 )
 
 
 # se-5: weight_gradient --------------------------------------------------------
 
-def weight_gradient(x, W1, W2, g, *, slope=True, mask=True, total=torch.sum,
+def weight_gradient(x, W1, W2, g, *, slope=lambda s: s * (1 - s), mask=True,
+                    total=torch.sum,
                     gather=lambda g, x: (g * x).sum(dim=(2, 3))):
     """Return dL/dW1; the switches spoil one step each, for the wrong answers."""
     z = x.mean(dim=(2, 3))
     u = z @ W1.T
     s = torch.sigmoid(torch.relu(u) @ W2.T)
     ds = gather(g, x)
-    da = ds * s * (1 - s) if slope else ds
+    da = ds * slope(s)
     du = da @ W2
     du = du * (u > 0) if mask else du
     return total(du[:, :, None] * z[:, None, :], dim=0)
@@ -488,15 +503,20 @@ SE5 = Exercise(
     cases=gradient_cases,
     wrong=(
         Wrong(
-            partial(weight_gradient, slope=False),
+            partial(weight_gradient, slope=lambda s: 1),
             "The sigmoid's slope is missing: ds/da = s (1 - s).",
+        ),
+        Wrong(
+            partial(weight_gradient, slope=lambda s: s),
+            "For the sigmoid's slope you multiply by s. It is s (1 - s): the slope "
+            "vanishes where the gate is open, too.",
         ),
         Wrong(
             partial(weight_gradient, mask=False),
             "The ReLU's slope is missing: where W1 z is not positive, nothing passes.",
         ),
         Wrong(
-            partial(weight_gradient, slope=False, mask=False),
+            partial(weight_gradient, slope=lambda s: 1, mask=False),
             "Both slopes are missing: the sigmoid's s (1 - s), and the ReLU's, which "
             "is 0 where W1 z is not positive.",
         ),
@@ -569,8 +589,9 @@ OTHER_VALUES = (
 )
 BLIND = (
     "b is a reordering of a, and SE is blind to it. But so is this kernel: the mean of "
-    "relu(conv(a)) is that of relu(conv(b)). Give it weights of both signs, along a "
-    "direction in which a and b differ."
+    "relu(conv(a)) is that of relu(conv(b)). It needs weights of both signs, and they "
+    "must meet what differs: on stripes one pixel wide, pixels two apart are equal and "
+    "cancel, so compare neighbours."
 )
 
 
@@ -649,8 +670,8 @@ def per_stage(width, blocks):
 SE7 = Exercise(
     name="added",
     reference=lambda reduction, stages: added(reduction, stages),
-    right="At r = 16 the last stage alone holds 1,572,864 of the 2,514,944: the widest "
-    "three blocks cost more than the other thirteen together.",
+    right="A million at r = 16 pays for stages 2, 3 and 4 together (942,080), and not "
+    "for stage 5, whose three blocks alone cost 1,572,864.",
     given="reduction stages",
     cases=lambda: [
         (16, (2,)), (16, (3,)), (16, (4,)), (16, (5,)), (16, (2, 3, 4, 5)),
@@ -778,6 +799,19 @@ SE8 = Exercise(
         Wrong(
             swapped(lambda i, u, own, gate: torch.relu(i * gate + u)),
             "The gate weighs the shortcut. It belongs on the residual branch.",
+        ),
+        Wrong(
+            lambda block, x, donor: torch.relu(
+                block.shortcut(donor)
+                + block.attention.gate(block.residual(donor)) * block.residual(x)),
+            "The shortcut is the donor's. Only the gate comes from the donor; shortcut "
+            "and residual are x's.",
+        ),
+        Wrong(
+            swapped(lambda i, u, own, gate:
+                    torch.relu(i + u * gate[:, :, None, None])),
+            "The gate got two axes too many: block.attention.gate(u) is (B, C, 1, 1) "
+            "already, ready to multiply.",
         ),
         Wrong(
             swapped(lambda i, u, own, gate: torch.relu(u * gate)),

@@ -11,9 +11,10 @@ wide    the plain network with more channels, to the parameter count of `se`
 deep    SE at depth 20, for the gates only
 
 Every run keeps a checkpoint for each epoch under --folder, so that the command
-can be stopped and given again. At the end the results go to `se.json` (each run,
-the settings, versions and hardware) and the weights of seed 0 to
-`se.safetensors`, both in `cvattn/results`, from where the chapter reads them.
+can be stopped and given again; runs made with other settings are refused. At the
+end the results go to `se.json` (each run, the settings, versions and hardware) and
+the weights of seed 0 to `se.safetensors`, both in `cvattn/results`, from where the
+chapter reads them.
 """
 
 import argparse
@@ -91,7 +92,15 @@ def gates(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> list[Te
 
 @contextmanager
 def edited(model: nn.Module, edit):
-    """Within the block every gate s of SE module i is replaced by edit(i, s)."""
+    """Within the block every gate s of SE module i is replaced by edit(i, s).
+
+    Raises:
+        ValueError: inside another `edited` of the same model: give one edit that
+            does both.
+    """
+    if any("gate" in vars(module) for module in attentions(model)):
+        raise ValueError("edited cannot be nested: give one edit that does both")
+
     def gate(i: int, module: SE, x: Tensor) -> Tensor:
         return edit(i, SE.gate(module, x))
 
@@ -139,11 +148,35 @@ def examine(model: nn.Module, test: train.Pair) -> dict:
     }
 
 
+def used(arm: str) -> dict:
+    """Return the settings that decide a run of the arm, whatever its seed."""
+    both = SETTINGS | SETTINGS["arms"][arm]
+    return {k: v for k, v in both.items() if k not in ("arms", "seeds")}
+
+
+def finished(arm: str, seed: int, folder: Path) -> dict | None:
+    """Return the record of a run that is done, or None.
+
+    Raises:
+        ValueError: if it was made with other settings.
+    """
+    done = folder / f"{arm}-{seed}.json"
+    if not done.exists():
+        return None
+    record = json.loads(done.read_text())
+    if record.get("settings") != used(arm):
+        raise ValueError(
+            f"{done} was made with {record.get('settings', 'settings unknown')}, "
+            f"asked for {used(arm)}; delete it or give another --folder"
+        )
+    return record
+
+
 def run(arm: str, seed: int, folder: Path, threads: int) -> dict:
     """Train one network, or read it where it has been trained; return its record."""
-    done = folder / f"{arm}-{seed}.json"
-    if done.exists():
-        return json.loads(done.read_text())
+    record = finished(arm, seed, folder)
+    if record is not None:
+        return record
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     model = build(arm)
@@ -157,7 +190,7 @@ def run(arm: str, seed: int, folder: Path, threads: int) -> dict:
     model.cpu()
     logits = train.evaluate(model, test)
     record = {
-        "arm": arm, "seed": seed,
+        "arm": arm, "seed": seed, "settings": used(arm),
         "parameters": sum(p.numel() for p in model.parameters()),
         "accuracy": train.accuracy(logits, test[1]),
         "class_accuracy": [train.accuracy(logits[test[1] == c], test[1][test[1] == c])
@@ -168,9 +201,9 @@ def run(arm: str, seed: int, folder: Path, threads: int) -> dict:
         record |= examine(model, test)
     if seed == 0:
         torch.save(model.state_dict(), folder / f"{arm}-weights.pt")
-    part = done.with_suffix(".part")
+    part = folder / f"{arm}-{seed}.part"
     part.write_text(json.dumps(record))
-    os.replace(part, done)
+    os.replace(part, folder / f"{arm}-{seed}.json")
     (folder / f"{arm}-{seed}.pt").unlink(missing_ok=True)
     return record
 
@@ -195,12 +228,13 @@ def collect(records: list[dict], folder: Path, workers: int, threads: int) -> No
     """Write se.json and se.safetensors from finished runs."""
     from safetensors.torch import save_file
 
+    runs = [{k: v for k, v in r.items() if k != "settings"} for r in records]
     text = json.dumps({
         "command": "python -m cvattn.experiments.se",
         "settings": SETTINGS,
         "versions": versions(),
         "hardware": hardware() | {"workers": workers, "threads": threads},
-        "runs": sorted(records, key=lambda r: (r["arm"], r["seed"])),
+        "runs": sorted(runs, key=lambda r: (r["arm"], r["seed"])),
     }, indent=1)
     weights = {
         f"{arm}.{name}": tensor.contiguous()
@@ -227,6 +261,8 @@ def main() -> None:
     jobs = [(arm, seed) for seed in range(max(a["seeds"] for a in arms.values()))
             for arm in arms if arm != "deep" and seed < arms[arm]["seeds"]]
     jobs += [("deep", seed) for seed in range(arms["deep"]["seeds"])]
+    for arm, seed in jobs:
+        finished(arm, seed, options.folder)     # refuses other settings at once
     records = []
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
         waiting = [pool.apply_async(run, (arm, seed, options.folder, threads))

@@ -9,6 +9,7 @@ slows both. Each turn gives one ratio; the table shows the quartiles of the rati
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Callable
 
@@ -28,11 +29,15 @@ def bottleneck(channels: int, attention) -> Block:
 
 
 def forward(block: Block, x: Tensor) -> None:
+    """Inference: BatchNorm uses its running statistics and leaves them alone."""
+    block.eval()
     with torch.inference_mode():
         block(x)
 
 
 def both(block: Block, x: Tensor) -> None:
+    """A training step without the optimizer."""
+    block.train()
     block.zero_grad()
     block(x).sum().backward()
 
@@ -47,7 +52,7 @@ def seconds(step: Callable[[Block, Tensor], None], block: Block, x: Tensor) -> f
 
 
 def ratios(shape: tuple[int, ...], turns: int) -> dict[str, list[float]]:
-    """Return the quartiles of SE over plain, forward and forward with backward."""
+    """Return the quartiles of SE over plain: inference, and forward with backward."""
     at = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.randn(shape, device=at)
     plain, se = (bottleneck(shape[1], a).to(at) for a in (None, SE))
@@ -80,11 +85,13 @@ def main() -> None:
                           for name, q in rows[-1]["ratio"].items())
         print(f"{str(shape):20} {text}", flush=True)
     if options.write:
-        (RESULTS / "se_cost.json").write_text(json.dumps({
+        part = RESULTS / "se_cost.json.part"
+        part.write_text(json.dumps({
             "command": "python -m cvattn.experiments.se_cost --write",
             "turns": options.turns, "versions": versions(), "hardware": hardware(),
             "rows": rows,
         }, indent=1) + "\n")
+        os.replace(part, RESULTS / "se_cost.json")
 
 
 if __name__ == "__main__":

@@ -14,39 +14,18 @@ squeeze_channels    the SQUEEZED channels of stage 2's last block whose mean z
                     differs most (standard deviation) between those pictures
 """
 
-from functools import partial
-from pathlib import Path
+import os
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cvattn import data
-from cvattn.resnet import ResNet, cifar_resnet
-from cvattn.se import SE
+from cvattn.experiments.se import RESULTS, trained
+from cvattn.resnet import ResNet
 
-RESULTS = Path(__file__).parent.parent / "results"
 SHOWN = ("Shirt", "Sneaker", "Bag", "Coat")
 SQUEEZED = 6
-
-
-def network(weights: Path = RESULTS / "se.safetensors") -> ResNet:
-    """Return the trained SE network; its sizes are read off the weights' shapes."""
-    from safetensors.torch import load_file
-
-    state = {name.removeprefix("se."): value
-             for name, value in load_file(weights).items() if name.startswith("se.")}
-    blocks = len({name.split(".")[1] for name in state if name.startswith("layer1.")})
-    hidden, channels = state["layer1.0.attention.W1.weight"].shape
-    net = cifar_resnet(
-        partial(SE, reduction=channels // hidden,
-                bias="layer1.0.attention.W1.bias" in state),
-        depth=6 * blocks + 2,
-        width=[state[f"layer{i}.0.conv1.weight"].shape[0] for i in (1, 2, 3)],
-        in_channels=1,
-    )
-    net.load_state_dict(state)
-    return net.eval()
 
 
 class Recorder(nn.Module):
@@ -114,7 +93,10 @@ def collect(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, np.ndarray
 
 if __name__ == "__main__":
     images, labels = data.fashion_mnist("test")
-    arrays = collect(network(), images, labels)
-    np.savez(RESULTS / "se_live.npz", **arrays)
+    arrays = collect(trained("se"), images, labels)
+    part = RESULTS / "se_live.npz.part"
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(part, RESULTS / "se_live.npz")
     print(f"wrote se_live.npz from {len(images)} test pictures:",
           {name: list(a.shape) for name, a in arrays.items()})
