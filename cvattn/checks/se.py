@@ -737,7 +737,7 @@ def swap(block, x, donor):
 
 def swap_cases():
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(22)
+        torch.default_generator.manual_seed(22)
         net = cifar_resnet(partial(SE, reduction=4), depth=8, width=(8, 12, 12))
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d):
@@ -876,7 +876,7 @@ def place_as(**other):
 
 def place_cases():
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(27)
+        torch.default_generator.manual_seed(27)
         residual = nn.Conv2d(6, 6, 3, padding=1)
         shortcut = nn.Conv2d(6, 6, 1)
         attention = SE(6, reduction=2)
