@@ -318,7 +318,8 @@ def test_results_come_to_the_cpu_before_they_are_compared():
     assert check("se-6", answer) and check("se-6", lambda: answer)
 
 
-@pytest.mark.parametrize("key", ["se-1", "se-3", "se-4", "se-5", "se-6", "se-8", "se-9"])
+@pytest.mark.parametrize(
+    "key", ["se-1", "se-3", "se-4", "se-5", "se-6", "se-8", "se-9"])
 def test_a_gpus_random_numbers_are_left_alone(key, no_cache, monkeypatch):
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
