@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.errors import ConfigError
 from sphinx.util.docutils import SphinxDirective
 
@@ -67,7 +68,10 @@ class LiveFigure(SphinxDirective):
         name = self.arguments[0]
         if name not in figures:
             raise self.error(f"live must name one of {', '.join(figures)}, got {name}")
-        return [nodes.raw("", figures[name]().html(), format="html")]
+        figure = figures[name]()
+        sentence = nodes.paragraph("", figure.sentence)
+        printed = addnodes.only("", sentence, expr="not html")
+        return [nodes.raw("", figure.html(), format="html"), printed]
 
 
 def without_thebe(app, config):
