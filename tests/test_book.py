@@ -499,7 +499,7 @@ def reduction_works(page, net, arrays):
     by_stage, total = counted(2, [True] * 4)
     assert page.state("r") == 2
     assert page.state("by-stage") == by_stage and page.state("total") == total
-    page.root.locator("label", has_text="stage_2").click()
+    page.root.locator("label", has_text="stage 2").click()
     assert page.state("total") == total - by_stage[0]
 
 

@@ -605,7 +605,7 @@ def test_reduction_by_keyboard_and_touch(show):
     page.tab.keyboard.press("Tab")
     page.tab.keyboard.press("Space")
     assert page.root.get_attribute("data-stages") == "stage_3 stage_4 stage_5"
-    page.root.locator("label", has_text="stage_2").tap()
+    page.root.locator("label", has_text="stage 2").tap()
     assert page.root.get_attribute("data-stages").startswith("stage_2")
     page.tab.touchscreen.tap(*page.place(slider, 0.02, 0.5))
     assert page.state("r") == 2

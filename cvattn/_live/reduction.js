@@ -74,7 +74,7 @@ function buildReduction(root, data, say, result) {
     } });
     return { number, share, node: el("tr", {},
       el("th", { scope: "row" }, el("label", {}, input, el("span", { class: "swatch",
-        style: `background: var(--tone${i + 2})` }), stage.name)),
+        style: `background: var(--tone${i + 2})` }), stage.name.replace("_", " "))),
       el("td", { class: "wide" }, String(stage.blocks)),
       el("td", { class: "wide" }, String(stage.channels)), number, share) };
   });

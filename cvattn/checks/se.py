@@ -496,7 +496,7 @@ def by_autograd(x, W1, W2, g):
 SE5 = Exercise(
     name="weight_gradient",
     reference=lambda x, W1, W2, g: weight_gradient(x, W1, W2, g),
-    right="Every picture adds its share, du times z, to the one matrix they all use.",
+    right="Every picture adds its share, dh times z, to the one matrix they all use.",
     given="x W1 W2 g",
     axes="DC",
     call=without_autograd,
