@@ -1,10 +1,11 @@
 """The book's visual language: colours, type, and the few pictures it repeats.
 
 One hue means one thing on every page: channel attention, spatial attention, a
-branch, softmax attention. The hues are four of Okabe and Ito's (2008). They can be
-told apart with protanopia, deuteranopia and tritanopia, and seen on a light and on a
-dark page; tests/test_plot.py measures by how much. The softmax hue comes close to
-grey with protanopia: where both stand in one picture, label them.
+branch, softmax attention. The hues are four of Okabe and Ito's (2008), the green of
+branches made a little lighter so that it keeps its distance. They can be told apart
+with protanopia, deuteranopia and tritanopia, and seen on a light and on a dark page;
+tests/test_plot.py measures by how much. The softmax hue comes close to grey with
+protanopia: where both stand in one picture, label them.
 
 matplotlib loads when a function here is called, not with the package.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 COLORS = {
     "channel": "#0072B2",
     "space": "#D55E00",
-    "branch": "#009E73",
+    "branch": "#00AA73",
     "softmax": "#CC79A7",
 }
 INK = "#1f2933"

@@ -51,6 +51,22 @@ def site(book) -> str:
 
 
 @pytest.fixture(scope="session")
+def net():
+    """The trained SE network whose last block the live figures hold."""
+    from cvattn.experiments.se import trained
+
+    return trained("se")
+
+
+@pytest.fixture(scope="session")
+def arrays():
+    """The shipped numbers of the live figures."""
+    from cvattn import live
+
+    return live.trained()
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     """Headless Chromium, as Playwright's Browser."""
     from playwright.sync_api import sync_playwright

@@ -21,7 +21,6 @@ from test_live import CLOSE, Page, agrees, counted, true_z
 
 import cvattn
 from cvattn import live, plot
-from cvattn.experiments.se import trained
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 SOURCES = [TOC["root"], *(chapter["file"] for part in TOC["parts"]
@@ -451,16 +450,6 @@ def test_solutions_and_hints_are_folded_until_asked_for(open_page, name):
 
 
 # Live figures on the page --------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def net():
-    return trained("se")
-
-
-@pytest.fixture(scope="module")
-def arrays():
-    return live.trained()
 
 
 def squeeze_works(page, net, arrays):

@@ -15,7 +15,6 @@ import torch
 
 from cvattn import SE, data, live, resnet50
 from cvattn.experiments import se_figures
-from cvattn.experiments.se import trained
 
 NAMES = [make.__name__ for make in live.FIGURES]
 figures = pytest.mark.parametrize("name", NAMES)
@@ -100,16 +99,6 @@ def test_packed_arrays_keep_their_bytes():
 
 
 # Data --------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def net():
-    return trained("se")
-
-
-@pytest.fixture(scope="module")
-def arrays():
-    return live.trained()
 
 
 def test_shipped_numbers_come_from_the_shipped_weights(net, arrays):
