@@ -1,49 +1,19 @@
 """Equality with torchvision and timm, weights mapped.
 
-They are optional: see requirements-twins.txt. Without them these tests skip; under
-CI=true they fail.
+Without them these tests skip; under CI=true they fail: see twins.py.
 """
 
-import os
 import re
-import sys
 from functools import partial
 
 import pytest
 import torch
+from twins import timm, torchvision
 
 from cvattn import SE, resnet18, resnet34, resnet50, resnet101
 
-LIBRARIES = []      # torch forgets operators whose library is collected
-
-
-def load_torchvision():
-    """Import it, also beside a torch for which its own operators do not load."""
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            LIBRARIES[0].define(
-                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    return torchvision
-
-
-try:
-    torchvision = load_torchvision()
-    import timm
-    from timm.layers import SEModule
-    from torchvision.ops import SqueezeExcitation
-except ImportError as error:
-    reason = f"{error}: pip install --no-deps -r requirements-twins.txt"
-    if os.environ.get("CI", "").lower() == "true":
-        raise RuntimeError(reason) from error
-    pytest.skip(reason, allow_module_level=True)
+SEModule = timm.layers.SEModule
+SqueezeExcitation = torchvision.ops.SqueezeExcitation
 
 
 def mapped(twin, se):
