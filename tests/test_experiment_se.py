@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cvattn import SE, cifar_resnet, data, train
+from cvattn.experiments import grid
 from cvattn.experiments import se as experiment
 
 CI = os.environ.get("CI", "").lower() == "true"
@@ -116,7 +117,8 @@ def test_edited_cannot_be_nested(model, pictures):
 
 
 def test_examine(model, pictures):
-    found = experiment.examine(model, pictures)
+    assert experiment.examine(model, pictures, {"se": False}) == {}
+    found = experiment.examine(model, pictures, {"se": True})
     assert found.keys() == GATES
     s = experiment.gates(model, pictures[0])
     assert found["class_share"] == [experiment.class_share(g, pictures[1]) for g in s]
@@ -174,8 +176,8 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "device", lambda: torch.device("cpu"))
     for key, value in TINY.items():     # in place: it is also a default argument
         monkeypatch.setitem(experiment.SETTINGS, key, value)
-    monkeypatch.setattr(experiment, "RESULTS", tmp_path)
-    monkeypatch.setattr(experiment, "multiprocessing", SimpleNamespace(
+    monkeypatch.setattr(grid, "RESULTS", tmp_path)
+    monkeypatch.setattr(grid, "multiprocessing", SimpleNamespace(
         get_context=lambda kind: SimpleNamespace(Pool=Serial)))
     monkeypatch.setattr(sys, "argv", ["se", "--workers", str(os.cpu_count() or 1),
                                       "--folder", str(tmp_path / "runs")])
@@ -193,7 +195,7 @@ def untimed(results):
 def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
     from safetensors.torch import load_file
 
-    experiment.main()
+    experiment.GRID.main(experiment.__doc__)
     whole = untimed(json.loads((tiny / "se.json").read_text()))
     weights = load_file(tiny / "se.safetensors")
     for file in (tiny / "se.json", tiny / "se.safetensors"):
@@ -213,12 +215,12 @@ def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "augment", stop)
         with pytest.raises(RuntimeError, match="stopped"):
-            experiment.main()
+            experiment.GRID.main(experiment.__doc__)
     assert not (tiny / "se.json").exists()
     assert {file.name for file in (tiny / "runs").iterdir()} == {
-        "plain-0.json", "plain-weights.pt", "se-0.pt"}
+        "plain-0.json", "plain-0-weights.pt", "se-0.pt"}
     finished = (tiny / "runs" / "plain-0.json").stat().st_mtime_ns
-    experiment.main()
+    experiment.GRID.main(experiment.__doc__)
     assert (tiny / "runs" / "plain-0.json").stat().st_mtime_ns == finished
     assert untimed(json.loads((tiny / "se.json").read_text())) == whole
     again = load_file(tiny / "se.safetensors")
@@ -237,9 +239,10 @@ def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
 def test_a_finished_run_of_other_settings_is_refused(tiny, monkeypatch, change):
     folder = tiny / "runs"
     folder.mkdir()
-    first = experiment.run("se", 1, folder, 1)
+    first = experiment.GRID.run("se", 1, folder, 1)
     file = folder / "se-1.json"
-    assert first == json.loads(file.read_text()) == experiment.run("se", 1, folder, 1)
+    assert first == json.loads(file.read_text())
+    assert first == experiment.GRID.run("se", 1, folder, 1)
     assert first["settings"] == {
         "epochs": 2, "batch_size": 40, "lr": 0.1, "weight_decay": 5e-4,
         "bfloat16": False, "reduction": 2, "depth": 8, "width": 2, "se": True}
@@ -249,27 +252,32 @@ def test_a_finished_run_of_other_settings_is_refused(tiny, monkeypatch, change):
     else:
         arm = experiment.SETTINGS["arms"]["se"]
         monkeypatch.setitem(experiment.SETTINGS["arms"], "se", {**arm, "seeds": 5})
-        assert experiment.run("se", 1, folder, 1) == first, "seeds may be added"
+        assert experiment.GRID.run("se", 1, folder, 1) == first, "seeds may be added"
         monkeypatch.setitem(experiment.SETTINGS["arms"], "se", {
             k: change.get(k, v) for k, v in arm.items()})
         for key in change.keys() & experiment.SETTINGS.keys():
             monkeypatch.setitem(experiment.SETTINGS, key, change[key])
     with pytest.raises(ValueError, match=r"se-1\.json was made .* delete it or give"):
-        experiment.run("se", 1, folder, 1)
+        experiment.GRID.run("se", 1, folder, 1)
     with pytest.raises(ValueError, match=r"se-1\.json was made"):
-        experiment.main()
-    assert list(folder.iterdir()) == [file], "refused before anything was trained"
+        experiment.GRID.main(experiment.__doc__)
+    weights = folder / "se-1-weights.pt"
+    assert set(folder.iterdir()) == {file, weights}, "refused before any training"
+
+
+def built(arm, settings=None):
+    return experiment.build(experiment.GRID.used(arm, settings))
 
 
 def test_a_build_is_the_arm_of_the_settings():
-    assert experiment.attentions(experiment.build("plain")) == []
-    built = {arm: experiment.build(arm) for arm in experiment.SETTINGS["arms"]}
-    count = {arm: sum(p.numel() for p in m.parameters()) for arm, m in built.items()}
-    assert len(experiment.attentions(built["se"])) == 3
+    assert experiment.attentions(built("plain")) == []
+    models = {arm: built(arm) for arm in experiment.SETTINGS["arms"]}
+    count = {arm: sum(p.numel() for p in m.parameters()) for arm, m in models.items()}
+    assert len(experiment.attentions(models["se"])) == 3
     assert abs(count["wide"] / count["se"] - 1) < 0.005, "wide controls for parameters"
     for arm, settings in experiment.SETTINGS["arms"].items():
         n = (settings["depth"] - 2) // 2
-        assert len(experiment.attentions(built[arm])) == (n if settings["se"] else 0)
+        assert len(experiment.attentions(models[arm])) == (n if settings["se"] else 0)
 
 
 def schema(results, settings):
@@ -290,7 +298,7 @@ def schema(results, settings):
         assert run["history"][-1]["test_accuracy"] == pytest.approx(
             run["accuracy"], abs=2e-3)
         assert run["parameters"] == sum(
-            p.numel() for p in experiment.build(run["arm"], settings).parameters())
+            p.numel() for p in built(run["arm"], settings).parameters())
         if arm["se"]:
             assert len(run["class_share"]) == len(run["deviation"]) == (
                 arm["depth"] - 2) // 2
@@ -316,7 +324,7 @@ def agrees(model, results, arm, test):
 
 @pytest.fixture(scope="module")
 def shipped():
-    return json.loads((experiment.RESULTS / "se.json").read_text())
+    return json.loads((grid.RESULTS / "se.json").read_text())
 
 
 def test_shipped_results_are_whole(shipped):
@@ -330,7 +338,7 @@ def test_shipped_results_are_whole(shipped):
 def test_shipped_weights_are_those_of_the_arms_and_no_other():
     from safetensors.torch import load_file
 
-    weights = load_file(experiment.RESULTS / "se.safetensors")
+    weights = load_file(grid.RESULTS / "se.safetensors")
     assert {k.split(".")[0] for k in weights} == experiment.SETTINGS["arms"].keys()
     assert all(v.isfinite().all() for v in weights.values())
 

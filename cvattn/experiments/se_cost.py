@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cvattn.experiments.se import RESULTS, hardware, versions
+from cvattn.experiments.grid import RESULTS, hardware, versions
 from cvattn.resnet import Block, project
 from cvattn.se import SE
 

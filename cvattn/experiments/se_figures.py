@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from cvattn import data
-from cvattn.experiments.se import RESULTS, trained
+from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.se import trained
 from cvattn.resnet import ResNet
 
 SHOWN = ("Shirt", "Sneaker", "Bag", "Coat")

@@ -1,0 +1,91 @@
+"""Which of CBAM's choices help? The ablations of its Tables 1 to 3, at our scale.
+
+    python -m cvattn.experiments.cbam
+
+Trains cifar_resnet, depth 8, on the full Fashion-MNIST, with CBAM or a variant of it in
+every block (see `grid` for how to stop and go on). The settings are those of the SE
+experiment, whose arms `plain` and `se` (a channel gate from means alone) are two more
+rows of the same comparison:
+
+max, both                       channel gate alone, from maxima; from means and maxima
+conv3, conv7, pool3, pool7      both gates; the spatial one from a learned 1x1
+                                convolution or from [mean; max], kernel 3 or 7.
+                                pool7 is CBAM
+spatial_first, parallel         the two other orders
+official                        the official code's form: biases, [max; mean], and a
+                                BatchNorm whose scale starts at 0
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from cvattn import train
+from cvattn.cbam import CBAM, SpatialAttention
+from cvattn.data import to_float
+from cvattn.experiments.grid import Grid
+from cvattn.resnet import cifar_resnet
+
+SETTINGS = {
+    "epochs": 6, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4,
+    "bfloat16": True, "depth": 8, "width": 16, "reduction": 4,
+    "arms": {
+        "pool7": {"cbam": {}, "seeds": 5},
+        "max": {"cbam": {"order": "channel", "channel_pool": ["max"]}, "seeds": 5},
+        "both": {"cbam": {"order": "channel"}, "seeds": 5},
+        "pool3": {"cbam": {"kernel_size": 3}, "seeds": 5},
+        "conv7": {"cbam": {"spatial_pool": "conv"}, "seeds": 5},
+        "conv3": {"cbam": {"spatial_pool": "conv", "kernel_size": 3}, "seeds": 5},
+        "spatial_first": {"cbam": {"order": "spatial-channel"}, "seeds": 5},
+        "parallel": {"cbam": {"order": "parallel"}, "seeds": 5},
+        "official": {"cbam": {"bias": True, "norm": True,
+                              "spatial_pool": ["max", "mean"]}, "seeds": 5},
+    },
+}
+
+
+def build(settings: dict) -> nn.Module:
+    """Return the untrained network of an arm."""
+    attention = partial(CBAM, reduction=settings["reduction"], **settings["cbam"])
+    return cifar_resnet(attention, depth=settings["depth"], width=settings["width"],
+                        in_channels=1)
+
+
+def spatial_gates(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the gates of every spatial half, each (N, H, W), for uint8 images."""
+    halves = [m for m in model.modules() if isinstance(m, SpatialAttention)]
+    seen: list[list[Tensor]] = [[] for _ in halves]
+
+    def keep(rows: list[Tensor], module: SpatialAttention, x: Tensor) -> Tensor:
+        rows.append(SpatialAttention.gate(module, x)[:, 0])
+        return rows[-1][:, None]
+
+    for half, rows in zip(halves, seen, strict=True):
+        half.gate = partial(keep, rows, half)
+    with torch.inference_mode():
+        for batch in images.split(500):
+            model(to_float(batch))
+    for half in halves:
+        del half.gate
+    return [torch.cat(rows) for rows in seen]
+
+
+def examine(model: nn.Module, test: train.Pair, settings: dict) -> dict:
+    """Return what the spatial gates of a trained network do on the test set.
+
+    For each spatial half, `place_deviation`: the standard deviation over the places
+    of a picture, its mean over pictures; `place_mean`: the mean gate.
+    """
+    gates = spatial_gates(model, test[0])
+    return {
+        "place_deviation": [g.flatten(1).std(1).mean().item() for g in gates],
+        "place_mean": [g.mean().item() for g in gates],
+    }
+
+
+GRID = Grid("cbam", SETTINGS, build, examine)
+results, trained = GRID.results, GRID.trained
+
+if __name__ == "__main__":
+    GRID.main(__doc__)

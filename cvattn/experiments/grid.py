@@ -1,0 +1,203 @@
+"""Train every arm of an experiment with several seeds; stop and go on at any time.
+
+An experiment is a module with a `GRID` and the last line `GRID.main(__doc__)`::
+
+    python -m cvattn.experiments.se                    # the whole grid
+    python -m cvattn.experiments.se --workers 1        # one run at a time
+
+Every run keeps a checkpoint for each epoch under --folder, and its weights at the end,
+so that the command can be stopped and given again; runs made with other settings are
+refused. At the end the results go to `<name>.json` (each run, the settings, versions
+and hardware) and the weights of seed 0 to `<name>.safetensors`, both in
+`cvattn/results`, from where the chapter reads them.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cvattn import data, train
+
+RESULTS = Path(__file__).parents[1] / "results"
+TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "bfloat16")
+
+
+def fashion_mnist(split: str) -> train.Pair:
+    return data.fashion_mnist(split, full=True)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An experiment: what differs between its arms, and what stays the same.
+
+    Args:
+        name: of the experiment's module and of the result files.
+        settings: `epochs` to `bfloat16` for `train.fit`, whatever else all arms
+            share, and `arms`: for each its own settings and the number of `seeds`.
+        build: from the settings of one arm (`used`) to an untrained network.
+        examine: (trained network, test set, settings of the arm) to further entries
+            of the record.
+        pictures: "train" or "test" to pictures and labels.
+        last: arms that wait until all others are done.
+    """
+
+    name: str
+    settings: dict
+    build: Callable[[dict], nn.Module]
+    examine: Callable[[nn.Module, train.Pair, dict], dict]
+    pictures: Callable[[str], train.Pair] = fashion_mnist
+    last: tuple[str, ...] = ()
+
+    def used(self, arm: str, settings: dict | None = None) -> dict:
+        """Return the settings that decide a run of the arm, whatever its seed."""
+        settings = self.settings if settings is None else settings
+        both = settings | settings["arms"][arm]
+        return {k: v for k, v in both.items() if k not in ("arms", "seeds")}
+
+    def results(self) -> dict:
+        """Return the shipped record: settings, versions, hardware and every run."""
+        return json.loads((RESULTS / f"{self.name}.json").read_text())
+
+    def trained(self, arm: str) -> nn.Module:
+        """Return the arm's network with the shipped weights of seed 0, in eval mode."""
+        from safetensors.torch import load_file
+
+        weights = load_file(RESULTS / f"{self.name}.safetensors")
+        model = self.build(self.used(arm, self.results()["settings"]))
+        model.load_state_dict({k.removeprefix(f"{arm}."): v for k, v in weights.items()
+                               if k.startswith(f"{arm}.")})
+        return model.eval()
+
+    def finished(self, arm: str, seed: int, folder: Path) -> dict | None:
+        """Return the record of a run that is done, or None.
+
+        Raises:
+            ValueError: if it was made with other settings.
+        """
+        done = folder / f"{arm}-{seed}.json"
+        if not done.exists():
+            return None
+        record = json.loads(done.read_text())
+        if record.get("settings") != self.used(arm):
+            raise ValueError(
+                f"{done} was made with {record.get('settings', 'settings unknown')}, "
+                f"asked for {self.used(arm)}; delete it or give another --folder"
+            )
+        return record
+
+    def run(self, arm: str, seed: int, folder: Path, threads: int) -> dict:
+        """Train one network, or read what it gave before; return its record."""
+        record = self.finished(arm, seed, folder)
+        if record is not None:
+            return record
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        settings = self.used(arm)
+        model, test = self.build(settings), self.pictures("test")
+        history = train.fit(
+            model, self.pictures("train"), test, seed=seed,
+            checkpoint=folder / f"{arm}-{seed}.pt", progress=False,
+            **{k: settings[k] for k in TRAINING},
+        )
+        model.cpu()
+        logits = train.evaluate(model, test)
+        record = {
+            "arm": arm, "seed": seed, "settings": settings,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "accuracy": train.accuracy(logits, test[1]),
+            "class_accuracy": [
+                train.accuracy(logits[test[1] == c], test[1][test[1] == c])
+                for c in test[1].unique()],
+            "history": history,
+            **self.examine(model, test, settings),
+        }
+        torch.save(model.state_dict(), folder / f"{arm}-{seed}-weights.pt")
+        part = folder / f"{arm}-{seed}.part"
+        part.write_text(json.dumps(record))
+        os.replace(part, folder / f"{arm}-{seed}.json")
+        (folder / f"{arm}-{seed}.pt").unlink(missing_ok=True)
+        return record
+
+    def jobs(self) -> list[tuple[str, int]]:
+        """Return (arm, seed) of every run, seed by seed, the last arms at the end."""
+        arms = self.settings["arms"]
+        most = max(a["seeds"] for a in arms.values())
+        every = [(arm, seed) for seed in range(most) for arm in arms
+                 if seed < arms[arm]["seeds"]]
+        return sorted(every, key=lambda job: job[0] in self.last)
+
+    def collect(self, records: list[dict], folder: Path, workers: int,
+                threads: int) -> None:
+        """Write the two result files from finished runs."""
+        from safetensors.torch import save_file
+
+        runs = [{k: v for k, v in r.items() if k != "settings"} for r in records]
+        text = json.dumps({
+            "command": f"python -m cvattn.experiments.{self.name}",
+            "settings": self.settings,
+            "versions": versions(),
+            "hardware": hardware() | {"workers": workers, "threads": threads},
+            "runs": sorted(runs, key=lambda r: (r["arm"], r["seed"])),
+        }, indent=1)
+        weights = {
+            f"{arm}.{name}": tensor.contiguous()
+            for arm in self.settings["arms"]
+            for name, tensor in
+            torch.load(folder / f"{arm}-0-weights.pt", weights_only=True).items()
+        }
+        json_file = RESULTS / f"{self.name}.json"
+        tensors = RESULTS / f"{self.name}.safetensors"
+        save_file(weights, f"{tensors}.part")
+        os.replace(f"{tensors}.part", tensors)
+        Path(f"{json_file}.part").write_text(text + "\n")
+        os.replace(f"{json_file}.part", json_file)
+        print(f"written: {json_file}, {tensors}")
+
+    def main(self, description: str) -> None:
+        """Run the experiment from the command line."""
+        parser = argparse.ArgumentParser(description=description.splitlines()[0])
+        parser.add_argument("--folder", type=Path, default=Path("runs") / self.name,
+                            help="where unfinished and finished runs are kept")
+        parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
+                            help="runs at the same time (default: one for each core)")
+        options = parser.parse_args()
+        options.folder.mkdir(parents=True, exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // options.workers)
+        jobs = self.jobs()
+        for arm, seed in jobs:
+            self.finished(arm, seed, options.folder)     # refuses other settings now
+        records = []
+        with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+            waiting = [pool.apply_async(self.run, (arm, seed, options.folder, threads))
+                       for arm, seed in jobs]
+            for job in waiting:
+                records.append(job.get())
+                r = records[-1]
+                print(f"{len(records)}/{len(jobs)}  {r['arm']:6} seed {r['seed']}  "
+                      f"test accuracy {r['accuracy']:.4f}", file=sys.stderr, flush=True)
+        self.collect(records, options.folder, options.workers, threads)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__}
+
+
+def hardware() -> dict[str, str | int | None]:
+    """Return the name of what computes, and the number of CPU cores."""
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+    else:
+        info = Path("/proc/cpuinfo")
+        lines = info.read_text().splitlines() if info.exists() else []
+        names = [x.split(":")[1].strip() for x in lines if x.startswith("model name")]
+        name = names[0] if names else platform.processor()
+    return {"processor": name, "cores": os.cpu_count()}
