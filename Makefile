@@ -34,8 +34,8 @@ serve: book  ## show the book on http://127.0.0.1:8000 (PORT=… for another)
 lint: setup  ## ruff over code and notebooks
 	@$(BIN)/ruff check .
 
-bench: setup  ## measure the time of an SE block beside the plain block
-	@$(BIN)/python -m cvattn.experiments.se_cost
+bench: setup  ## time and memory of every module beside its peers (BENCH=--quick, …)
+	@$(BIN)/python benchmarks/bench.py $(BENCH)
 
 student: setup  ## write the student edition, without solutions
 	@$(BIN)/python _tools/student.py

@@ -121,7 +121,8 @@ def equations(app, what, name, obj, options, lines):
     paragraphs = re.split(r"\n{2,}", text)
     for number, paragraph in enumerate(paragraphs):
         rows = paragraph.split("\n")
-        if len(rows) > 1 and all(re.match(r"[\w, ]+ = ", row) for row in rows):
+        whole = all(re.match(r"[^.:]{1,40} = | {4}", row) for row in rows)
+        if whole and not paragraph.startswith(" ") and not paragraph.endswith("."):
             paragraphs[number] = "::\n\n" + "\n".join(f"    {row}" for row in rows)
     lines[:] = [*"\n\n".join(paragraphs).split("\n"), ""]
 

@@ -1,4 +1,4 @@
-"""Residual networks with a place for attention in every block."""
+"""Residual networks with a place for attention in every block or stage."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,13 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Attention = Callable[[int], nn.Module]
-Shortcut = Callable[[int, int, int], nn.Module]    # channels in, channels out, stride
+from .sk import SK
+
+Attention = Callable[[int], nn.Module]              # of a number of channels
+Attentions = Attention | Sequence[Attention | None] | None
+Middle = Callable[..., nn.Module]                   # of a number of channels, stride=
+Shortcut = Callable[[int, int, int], nn.Module]     # channels in, channels out, stride
 PLACES = ("standard", "pre", "post", "identity", "3x3")
 
 
-def conv(cin: int, cout: int, k: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(cin, cout, k, stride, padding=k // 2, bias=False)
+def conv(cin: int, cout: int, k: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(cin, cout, k, stride, padding=k // 2, groups=groups, bias=False)
 
 
 class Pad(nn.Module):
@@ -44,25 +48,29 @@ class Block(nn.Module):
     3x3        in a bottleneck, after its 3x3 convolution, BatchNorm and ReLU
 
     Two residuals: `bottleneck=False` is 3x3, 3x3 (BasicBlock); `True` is 1x1, 3x3,
-    1x1 with four times as many channels out as inside (Bottleneck).
+    1x1 with `expansion` times as many channels out as inside (Bottleneck). There the
+    3x3 may have groups, or `middle(width, stride=stride)` may stand in place of the
+    3x3, its BatchNorm and its ReLU.
     """
 
     def __init__(self, cin: int, width: int, stride: int, *, bottleneck: bool,
                  shortcut: Shortcut, attention: Attention | None, place: str,
-                 stride_in: str):
+                 stride_in: str, expansion: int = 4, groups: int = 1,
+                 middle: Middle | None = None):
         super().__init__()
-        cout = width * 4 if bottleneck else width
+        cout = width * expansion if bottleneck else width
         if bottleneck:
             first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
             self.conv1 = conv(cin, width, 1, first)
-            self.conv2 = conv(width, width, 3, second)
+            self.conv2 = (conv(width, width, 3, second, groups) if middle is None
+                          else middle(width, stride=second))
             self.conv3 = conv(width, cout, 1)
             self.bn3 = nn.BatchNorm2d(cout)
         else:
             self.conv1 = conv(cin, width, 3, stride)
             self.conv2 = conv(width, cout, 3)
         self.bn1 = nn.BatchNorm2d(width)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = nn.BatchNorm2d(width) if middle is None else None
         self.downsample = None
         if stride != 1 or cin != cout:
             self.downsample = shortcut(cin, cout, stride)
@@ -77,11 +85,12 @@ class Block(nn.Module):
 
     def residual(self, x: Tensor) -> Tensor:
         x = torch.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        if self.bottleneck:
-            x = self.attend(torch.relu(x), "3x3")
-            x = self.bn3(self.conv3(x))
-        return x
+        if not self.bottleneck:
+            return self.bn2(self.conv2(x))
+        x = self.conv2(x)
+        if self.bn2 is not None:
+            x = torch.relu(self.bn2(x))
+        return self.bn3(self.conv3(self.attend(x, "3x3")))
 
     def shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
@@ -102,49 +111,54 @@ class ResNet(nn.Module):
 
     def __init__(self, stem: dict[str, nn.Module], channels: int,
                  widths: Sequence[int], depths: Sequence[int], *, bottleneck: bool,
-                 shortcut: Shortcut,
-                 attention: Attention | Sequence[Attention | None] | None,
-                 place: str, stride_in: str, num_classes: int):
+                 shortcut: Shortcut, attention: Attentions, place: str,
+                 stride_in: str, num_classes: int, expansion: int = 4,
+                 groups: int = 1, middle: Middle | None = None):
         super().__init__()
-        allowed = PLACES if bottleneck else PLACES[:-1]
+        allowed = (*(PLACES if bottleneck else PLACES[:-1]), "stage")
         if place not in allowed:
             raise ValueError(f"place must be one of {allowed}, got {place!r}")
         if stride_in not in ("3x3", "1x1"):
             raise ValueError(f"stride_in must be '3x3' or '1x1', got {stride_in!r}")
+        stages = len(depths)
         if not isinstance(attention, Sequence):
-            attention = [attention] * len(depths)
-        if len(attention) != len(depths) or not all(
+            attention = [attention] * stages
+            if place == "stage":
+                attention[-1] = None
+        if len(attention) != stages or not all(
             a is None or callable(a) and not isinstance(a, nn.Module) for a in attention
         ):
             raise ValueError(
                 "attention must be a callable, channels -> module, or one callable or "
-                f"None for each of the {len(depths)} stages, got {attention}"
+                f"None for each of the {stages} stages, got {attention}"
             )
-        self.stem = list(stem)
-        for name, module in stem.items():
-            self.add_module(name, module)
-        self.depths = list(depths)
+        parts = dict(stem)
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             blocks = []
             for j in range(depth):
                 blocks.append(Block(
                     channels, width, 2 if i > 0 and j == 0 else 1,
-                    bottleneck=bottleneck, shortcut=shortcut,
-                    attention=attention[i], place=place, stride_in=stride_in,
+                    bottleneck=bottleneck, shortcut=shortcut, place=place,
+                    attention=None if place == "stage" else attention[i],
+                    stride_in=stride_in, expansion=expansion, groups=groups,
+                    middle=middle,
                 ))
-                channels = width * 4 if bottleneck else width
-            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+                channels = width * expansion if bottleneck else width
+            parts[f"layer{i + 1}"] = nn.Sequential(*blocks)
+            if place == "stage" and attention[i] is not None:
+                parts[f"attention{i + 1}"] = attention[i](channels)
+        self.order = list(parts)
+        for name, module in parts.items():
+            self.add_module(name, module)
         self.fc = nn.Linear(channels, num_classes)
         for name, m in self.named_modules():
-            if isinstance(m, nn.Conv2d) and "attention" not in name.split("."):
+            if isinstance(m, nn.Conv2d) and "attention" not in name:
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last feature map, (B, C, H', W')."""
-        for name in self.stem:
+        for name in self.order:
             x = getattr(self, name)(x)
-        for i in range(len(self.depths)):
-            x = getattr(self, f"layer{i + 1}")(x)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -156,56 +170,67 @@ def project(cin: int, cout: int, stride: int) -> nn.Module:
     return nn.Sequential(conv(cin, cout, 1, stride), nn.BatchNorm2d(cout))
 
 
-def resnet(depths: Sequence[int], bottleneck: bool,
-           attention: Attention | Sequence[Attention | None] | None, place: str,
-           num_classes: int, in_channels: int, stride_in: str) -> ResNet:
-    """Return a network for large pictures; what `resnet18` to `resnet101` share."""
-    stem = {
-        "conv1": nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False),
+def resnet(depths: Sequence[int], attention: Attentions, place: str,
+           num_classes: int, in_channels: int, stride_in: str, stem: str, *,
+           bottleneck: bool = True, widths: Sequence[int] = (64, 128, 256, 512),
+           expansion: int = 4, groups: int = 1,
+           middle: Middle | None = None) -> ResNet:
+    """Return a network of four stages; what the next nine functions share."""
+    if stem not in ("7x7", "3x3"):
+        raise ValueError(f"stem must be '7x7' or '3x3', got {stem!r}")
+    large = stem == "7x7"
+    first = {
+        "conv1": conv(in_channels, 64, 7, 2) if large else conv(in_channels, 64, 3),
         "bn1": nn.BatchNorm2d(64),
         "relu": nn.ReLU(),
-        "maxpool": nn.MaxPool2d(3, 2, padding=1),
     }
+    if large:
+        first["maxpool"] = nn.MaxPool2d(3, 2, padding=1)
     return ResNet(
-        stem, 64, (64, 128, 256, 512), depths, bottleneck=bottleneck,
-        shortcut=project, attention=attention, place=place, stride_in=stride_in,
-        num_classes=num_classes,
+        first, 64, widths, depths, bottleneck=bottleneck, shortcut=project,
+        attention=attention, place=place, stride_in=stride_in,
+        num_classes=num_classes, expansion=expansion, groups=groups, middle=middle,
     )
 
 
-def resnet18(attention: Attention | Sequence[Attention | None] | None = None, *,
-             place: str = "standard", num_classes: int = 1000, in_channels: int = 3,
-             stride_in: str = "3x3") -> ResNet:
+def resnet18(attention: Attentions = None, *, place: str = "standard",
+             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+             stem: str = "7x7") -> ResNet:
     """ResNet-18, blocks (2, 2, 2, 2); arguments as in `resnet50`."""
-    return resnet((2, 2, 2, 2), False, attention, place, num_classes, in_channels,
-                  stride_in)
+    return resnet((2, 2, 2, 2), attention, place, num_classes, in_channels,
+                  stride_in, stem, bottleneck=False)
 
 
-def resnet34(attention: Attention | Sequence[Attention | None] | None = None, *,
-             place: str = "standard", num_classes: int = 1000, in_channels: int = 3,
-             stride_in: str = "3x3") -> ResNet:
+def resnet34(attention: Attentions = None, *, place: str = "standard",
+             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+             stem: str = "7x7") -> ResNet:
     """ResNet-34, blocks (3, 4, 6, 3); arguments as in `resnet50`."""
-    return resnet((3, 4, 6, 3), False, attention, place, num_classes, in_channels,
-                  stride_in)
+    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem, bottleneck=False)
 
 
-def resnet50(attention: Attention | Sequence[Attention | None] | None = None, *,
-             place: str = "standard", num_classes: int = 1000, in_channels: int = 3,
-             stride_in: str = "3x3") -> ResNet:
+def resnet50(attention: Attentions = None, *, place: str = "standard",
+             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+             stem: str = "7x7") -> ResNet:
     """ResNet-50, blocks (3, 4, 6, 3), for pictures of about 224x224.
 
     Args:
-        attention: called with a number of channels, gives the module for a block;
-            or a list with one callable, or None, for each of the four stages.
-        place: where in the block it stands, see `Block`.
+        attention: called with a number of channels, gives the module for a block,
+            or for a stage if place is "stage"; or a list with one callable, or
+            None, for each of the four stages.
+        place: where in the block it stands, see `Block`; or "stage", after whole
+            stages, as BAM: after each but the last, or where the list has a callable.
         num_classes: outputs of the linear layer.
         in_channels: channels of the picture.
         stride_in: the convolution of a bottleneck that halves the picture: "1x1"
             as in the paper and the Caffe models, "3x3" as in torchvision. Blocks
             of two 3x3 convolutions (ResNet-18, ResNet-34) halve in the first.
+        stem: "7x7", a convolution with stride 2 and max pooling with stride 2; or
+            "3x3", a convolution with stride 1 and no pooling, for small pictures.
 
     Raises:
-        ValueError: on an unknown place or stride_in, or an attention of another form.
+        ValueError: on an unknown place, stride_in or stem, or an attention of
+            another form.
 
     Differs from the paper: stride_in is "3x3" by default, as in torchvision, whose
     weights it then fits; give "1x1" for the paper's counts.
@@ -213,22 +238,81 @@ def resnet50(attention: Attention | Sequence[Attention | None] | None = None, *,
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
     CVPR 2016, section 4.1; arXiv 1512.03385v1.
     """
-    return resnet((3, 4, 6, 3), True, attention, place, num_classes, in_channels,
-                  stride_in)
+    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem)
 
 
-def resnet101(attention: Attention | Sequence[Attention | None] | None = None, *,
-             place: str = "standard", num_classes: int = 1000, in_channels: int = 3,
-             stride_in: str = "3x3") -> ResNet:
+def resnet101(attention: Attentions = None, *, place: str = "standard",
+              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+              stem: str = "7x7") -> ResNet:
     """ResNet-101, blocks (3, 4, 23, 3); arguments as in `resnet50`."""
-    return resnet((3, 4, 23, 3), True, attention, place, num_classes, in_channels,
-                  stride_in)
+    return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem)
 
 
-def cifar_resnet(attention: Attention | Sequence[Attention | None] | None = None, *,
-                 depth: int = 20, width: int | Sequence[int] = 16,
-                 place: str = "standard", num_classes: int = 10,
-                 in_channels: int = 3) -> ResNet:
+WIDE = (128, 256, 512, 1024)     # twice as wide inside as ResNet, as wide outside
+
+
+def resnext50(attention: Attentions = None, *, place: str = "standard",
+              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+              stem: str = "7x7") -> ResNet:
+    """ResNeXt-50 (32x4d): ResNet-50 with 32 groups and twice the width inside.
+
+    Arguments as in `resnet50`; torchvision's `resnext50_32x4d` has the same names.
+
+    Source: Xie, Girshick, Dollár, Tu, He, "Aggregated Residual Transformations for
+    Deep Neural Networks", CVPR 2017, section 3; arXiv 1611.05431v2.
+    """
+    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem, widths=WIDE, expansion=2, groups=32)
+
+
+def resnext101(attention: Attentions = None, *, place: str = "standard",
+               num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+               stem: str = "7x7") -> ResNet:
+    """ResNeXt-101 (32x4d), blocks (3, 4, 23, 3); arguments as in `resnet50`."""
+    return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem, widths=WIDE, expansion=2, groups=32)
+
+
+def sknet26(attention: Attentions = None, *, place: str = "standard",
+            num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+            stem: str = "7x7", middle: Middle = SK) -> ResNet:
+    """SKNet-26, blocks (2, 2, 2, 2); arguments as in `sknet50`."""
+    return resnet((2, 2, 2, 2), attention, place, num_classes, in_channels,
+                  stride_in, stem, widths=WIDE, expansion=2, middle=middle)
+
+
+def sknet50(attention: Attentions = None, *, place: str = "standard",
+            num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+            stem: str = "7x7", middle: Middle = SK) -> ResNet:
+    """SKNet-50: ResNeXt-50 with SK in place of each 3x3.
+
+    Args:
+        middle: called with a number of channels and stride=, gives the module that
+            stands in place of a 3x3, its BatchNorm and its ReLU: SK, or for example
+            partial(SK, branches=3).
+
+    The other arguments are those of `resnet50`.
+
+    Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, section 3.2;
+    arXiv 1903.06586v2.
+    """
+    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem, widths=WIDE, expansion=2, middle=middle)
+
+
+def sknet101(attention: Attentions = None, *, place: str = "standard",
+             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
+             stem: str = "7x7", middle: Middle = SK) -> ResNet:
+    """SKNet-101, blocks (3, 4, 23, 3); arguments as in `sknet50`."""
+    return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
+                  stride_in, stem, widths=WIDE, expansion=2, middle=middle)
+
+
+def cifar_resnet(attention: Attentions = None, *, depth: int = 20,
+                 width: int | Sequence[int] = 16, place: str = "standard",
+                 num_classes: int = 10, in_channels: int = 3) -> ResNet:
     """The small ResNet for 32x32 pictures: depth 6n + 2, three stages of n blocks.
 
     He et al. 2016, section 4.2. `width` is the first stage's channels, doubled in

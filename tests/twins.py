@@ -6,37 +6,19 @@ this one skip; under CI=true they fail.
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
-LIBRARIES = []      # torch forgets operators whose library is collected
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-
-def load_torchvision():
-    """Import it, also beside a torch for which its own operators do not load."""
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
-        for name in ("nms", "qnms"):
-            LIBRARIES[0].define(
-                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision
-    return torchvision
-
+from benchmarks import peers  # noqa: E402
 
 try:
-    torchvision = load_torchvision()
-    import timm
+    timm, torchvision = peers.load()
 except ImportError as error:
-    reason = f"{error}: pip install --no-deps -r requirements-twins.txt"
     if os.environ.get("CI", "").lower() == "true":
-        raise RuntimeError(reason) from error
-    pytest.skip(reason, allow_module_level=True)
+        raise RuntimeError(str(error)) from error
+    pytest.skip(str(error), allow_module_level=True)
 
 __all__ = ["timm", "torchvision"]

@@ -1,0 +1,160 @@
+"""Decoding: write the target that a Transformer finds likely, token by token."""
+
+import torch
+from torch import Tensor
+
+from .transformer import Cache, Transformer
+
+
+def log_p(model: Transformer, target: Tensor, memory: Tensor, seen: Tensor | None,
+          cache: Cache | None) -> Tensor:
+    """Return log p of each id as the next one, that of padding -inf: (B, V)."""
+    logits = model.decode(target, memory, seen, cache=cache)[:, -1]
+    if model.pad is not None:
+        logits[:, model.pad] = -torch.inf
+    # Sums of many bfloat16 would not tell one beam from another.
+    return logits.log_softmax(-1, torch.promote_types(logits.dtype, torch.float32))
+
+
+def limits(model: Transformer, source: Tensor, extra: int) -> Tensor:
+    """Check the arguments; return the most tokens that each source may give, (B,)."""
+    if model.training:
+        raise ValueError("model must be in eval mode, its dropout would decide: "
+                         "call model.eval()")
+    if extra < 0:
+        raise ValueError(f"extra must be at least 0, got extra={extra}")
+    if model.pad is None:
+        return source.new_full((len(source),), source.shape[1] + extra)
+    return (source != model.pad).sum(dim=1) + extra
+
+
+def penalty(length: Tensor | int, alpha: float) -> Tensor | float:
+    """Wu et al. 2016, Eq. 14: lp(Y) = (5 + |Y|)^alpha / (5 + 1)^alpha."""
+    return ((5 + length) / 6) ** alpha
+
+
+@torch.no_grad()
+def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
+           extra: int = 50, cached: bool = True) -> Tensor:
+    """Take the likeliest next token, again and again.
+
+    y_n = argmax over k of p(k | y_1 ... y_{n-1}, source)
+
+    Shape:
+        source: (B, M) ids. result: (B, T) ids without `start`; after `end` comes
+        padding (`end` again where the model has none). T is that of the longest; an
+        empty batch gives (0, 0).
+
+    Args:
+        model: in eval mode.
+        source: what to translate.
+        start: the id that begins every target.
+        end: the id after which a target is complete.
+        extra: how many tokens more than its source a target may have.
+        cached: keep the keys and values of earlier tokens, which changes the time
+            and nothing else; False computes all of them anew for each token.
+
+    Raises:
+        ValueError: if the model is in training mode, if extra is negative, or on a
+            source that `Transformer` does not take.
+
+    Source: Vaswani et al. 2017, section 6.1, for the length.
+
+    >>> model = Transformer(10, dim=8, hidden=8, layers=1).eval()
+    >>> source = torch.randint(3, 10, (2, 5))
+    >>> greedy(model, source, start=1, end=2, extra=0).shape[1] <= 5
+    True
+    """
+    limit, (memory, seen) = limits(model, source, extra), model.encode(source)
+    fill, cache = end if model.pad is None else model.pad, {} if cached else None
+    target = source.new_full((len(source), 1), start)
+    done = limit < 1
+    while not done.all():
+        token = log_p(model, target, memory, seen, cache).argmax(dim=1)
+        token = token.masked_fill(done, fill).to(target.dtype)
+        target = torch.cat([target, token[:, None]], dim=1)
+        done = done | (token == end) | (target.shape[1] > limit)
+    return target[:, 1:]
+
+
+@torch.no_grad()
+def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int = 4,
+         alpha: float = 0.6, extra: int = 50, cached: bool = True) -> Tensor:
+    """Follow the likeliest few beginnings at once; return the best complete target.
+
+    s(Y) = log p(Y | source) / lp(Y)                        (Wu et al. 2016, Eq. 14)
+    lp(Y) = (5 + |Y|)^alpha / (5 + 1)^alpha,  |Y| counts `end`
+
+    Each step ranks all one-token extensions of the living beams by log p. Those among
+    the first `beams` that end are complete; the first `beams` that do not end live on.
+    A source is done when no living beam can still score more than its best complete
+    target, or at its longest length; if nothing has ended there, the likeliest living
+    beam is returned. With beams=1 and alpha=0 this is `greedy`.
+
+    Shape:
+        source: (B, M) ids. result: (B, T) ids, as `greedy`.
+
+    Args:
+        model: in eval mode.
+        source: what to translate.
+        start: the id that begins every target.
+        end: the id after which a target is complete.
+        beams: how many beginnings live.
+        alpha: how much long targets are helped; 0 is not at all.
+        extra: how many tokens more than its source a target may have.
+        cached: as in `greedy`.
+
+    Raises:
+        ValueError: if beams is not positive, if alpha is negative, or as `greedy`.
+
+    Differs from the paper: it says beam size, alpha and length; how a search ends is
+    not printed.
+
+    Source: Vaswani et al. 2017, section 6.1; Wu et al. 2016, "Google's Neural Machine
+    Translation System", section 7, arXiv 1609.08144v2.
+
+    >>> model = Transformer(10, dim=8, hidden=8, layers=1).eval()
+    >>> source = torch.randint(3, 10, (2, 5))
+    >>> beam(model, source, start=1, end=2, extra=0).shape[1] <= 5
+    True
+    """
+    if beams < 1 or alpha < 0:
+        raise ValueError("beams must be positive and alpha at least 0, "
+                         f"got beams={beams}, alpha={alpha}")
+    limit, (memory, seen) = limits(model, source, extra), model.encode(source)
+    fill, cache = end if model.pad is None else model.pad, {} if cached else None
+    memory = memory.repeat_interleave(beams, dim=0)
+    seen = None if seen is None else seen.repeat_interleave(beams, dim=0)
+    B, V = len(source), len(model.embedding.weight)
+    rows = torch.arange(B, device=source.device)
+    target = source.new_full((B * beams, 1), start)
+    s = torch.full((B, beams), -torch.inf, device=source.device)    # of the living
+    s[:, 0] = 0.0
+    best, best_s = target.new_empty(B, 0), torch.full_like(s[:, 0], -torch.inf)
+    length = torch.zeros_like(limit)
+    done = limit < 1
+    while not done.all():
+        n = target.shape[1]                               # the length after this step
+        p = log_p(model, target, memory, seen, cache).view(B, beams, V) + s[..., None]
+        top, index = p.flatten(1).topk(min(2 * beams, beams * V))
+        parent, token = rows[:, None] * beams + index // V, index % V
+        grown = torch.cat([target[parent], token[..., None].to(target.dtype)], dim=2)
+
+        ended = token == end
+        complete = top[:, :beams].masked_fill(~ended[:, :beams], -torch.inf)
+        complete_s, which = (complete / penalty(n, alpha)).max(dim=1)
+        s, live = top.masked_fill(ended, -torch.inf).topk(beams)
+        cut = (n >= limit) & (best_s.maximum(complete_s) == -torch.inf)
+        better = ((complete_s > best_s) | cut) & ~done
+        which = torch.where(cut, live[:, 0], which)
+        best = torch.nn.functional.pad(best, (0, 1), value=fill)
+        best = torch.where(better[:, None], grown[rows, which, 1:], best)
+        best_s = torch.where(better, complete_s, best_s)
+        length = torch.where(better, n, length)
+        done = done | (n >= limit) | (best_s >= s[:, 0] / penalty(limit.to(s), alpha))
+
+        target = grown[rows[:, None], live].flatten(0, 1)
+        parent = parent[rows[:, None], live].flatten()
+        for module, (K, V_) in (cache or {}).items():
+            cache[module] = K[parent], V_[parent]
+    return best[:, : int(length.max()) if B else 0]

@@ -1,0 +1,257 @@
+"""Vision Transformer: a picture is a sequence of patches."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, interpolate
+
+from .transformer import EncoderLayer
+
+
+class ViT(nn.Module):
+    """Classify a picture by a Transformer's encoder over its patches.
+
+    z_0  = [x_class; x_1 E; ...; x_N E] + E_pos      (Eq. 1)
+    z'_l = MSA(LN(z_{l-1})) + z_{l-1}                (Eq. 2)
+    z_l  = MLP(LN(z'_l)) + z'_l                      (Eq. 3)
+    y    = LN(z_L^0)                                 (Eq. 4)
+    logits = head(y)                                 (section 3.2)
+
+    x_1 to x_N are the patches row by row, P by P pixels each; E and its bias are a
+    convolution of stride P. z^0 is the first token, the class token.
+
+    Shape:
+        x: (B, C, H, W), any B from 0 and any H and W that are multiples of P: for a
+            picture that has not image_size, E_pos is interpolated (section 3.2).
+        logits: (B, num_classes). y: (B, D). E_pos: (1, 1+N, D), N = HW / P^2.
+        A NaN in x makes its whole picture NaN, and no other picture.
+
+    Args:
+        image_size: H and W that E_pos is made for, one number or (H, W).
+        patch_size: P, the side of a patch; divides H and W.
+        dim: D, the length of a token.
+        layers: L, the encoder's layers.
+        num_heads: heads of each layer's attention; divides dim.
+        hidden: the width of the MLP's hidden layer, GELU between its two.
+        num_classes: outputs of the head; 0 leaves it out, and forward gives y.
+        in_channels: C, the channels of x.
+        dropout: the share dropped of z_0 and, in each layer, of what MSA and MLP add.
+
+    Raises:
+        ValueError: if patch_size does not divide image_size or the sides of x,
+            num_heads does not divide dim, a size is not positive, or x is not
+            (B, in_channels, H, W).
+
+    Differs from the paper: the head is the one for fine-tuning, a single linear
+    layer that starts at zero; in pre-training the paper's has a hidden layer. The
+    authors' code (vision_transformer, JAX) computes GELU by its tanh approximation
+    and drops hidden units of the MLP too; here GELU is exact. As in that code: E has
+    a bias, weights start as there, LayerNorm adds 1e-6, and positions are
+    interpolated linearly with the corners of the two grids on one another, where
+    timm and torchvision are bicubic.
+
+    Source: Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, et al., "An Image is
+    Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021,
+    sections 3.1 and 3.2; arXiv 2010.11929v2.
+
+    >>> vit = ViT(32, patch_size=8, dim=12, layers=2, num_heads=3, hidden=24)
+    >>> vit(torch.ones(2, 3, 32, 32)).shape
+    torch.Size([2, 1000])
+    >>> vit.weights(torch.ones(2, 3, 40, 24)).shape     # 1 + 5 * 3 tokens
+    torch.Size([2, 2, 3, 16, 16])
+    """
+
+    def __init__(self, image_size: int | tuple[int, int] = 224, *, patch_size: int = 16,
+                 dim: int = 768, layers: int = 12, num_heads: int = 12,
+                 hidden: int = 3072, num_classes: int = 1000, in_channels: int = 3,
+                 dropout: float = 0.0):
+        super().__init__()
+        H, W = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        if patch_size < 1 or min(H, W) < 1 or H % patch_size or W % patch_size:
+            raise ValueError(
+                "image_size must be a positive multiple of patch_size, "
+                f"got image_size={image_size}, patch_size={patch_size}"
+            )
+        if layers < 1 or in_channels < 1 or num_classes < 0:
+            raise ValueError(
+                "layers and in_channels must be positive and num_classes not negative, "
+                f"got layers={layers}, in_channels={in_channels}, "
+                f"num_classes={num_classes}"
+            )
+        self.grid = H // patch_size, W // patch_size
+        self.layers = nn.ModuleList(
+            EncoderLayer(dim, num_heads=num_heads, hidden=hidden, dropout=dropout,
+                         norm_first=True, bias=True, activation=gelu, eps=1e-6)
+            for _ in range(layers))
+        self.E = nn.Conv2d(in_channels, dim, patch_size, stride=patch_size)
+        self.x_class = nn.Parameter(torch.zeros(1, 1, dim))
+        self.E_pos = nn.Parameter(torch.empty(1, 1 + self.grid[0] * self.grid[1], dim))
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+        nn.init.normal_(self.E_pos, std=0.02)
+        # Variance 1 / fan-in; cutting a normal at 2 deviations leaves 0.8796 of one.
+        std = (in_channels * patch_size**2) ** -0.5 / 0.8796
+        nn.init.trunc_normal_(self.E.weight, std=std, a=-2 * std, b=2 * std)
+        nn.init.zeros_(self.E.bias)
+        for layer in self.layers:       # whose matrices are Glorot-uniform already
+            nn.init.normal_(layer.feed_forward.W1.bias, std=1e-6)
+            nn.init.normal_(layer.feed_forward.W2.bias, std=1e-6)
+        if num_classes:
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def positions(self, rows: int, columns: int) -> Tensor:
+        """Return E_pos for a grid of patches, interpolated; the class token's is kept.
+
+        At the grid of image_size the result equals E_pos, to the last bit. That it is
+        computed there too costs nothing that could be measured, and lets torch.export
+        leave height and width open.
+        """
+        grid = self.E_pos[:, 1:].unflatten(1, self.grid).permute(0, 3, 1, 2)
+        grid = interpolate(grid, (rows, columns), mode="bilinear", align_corners=True)
+        grid = grid.flatten(2).transpose(1, 2)                     # (1, N, D)
+        return torch.cat([self.E_pos[:, :1], grid], dim=1)         # (1, 1+N, D)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return z_0: the class token, then the patches row by row, with positions."""
+        C, P = self.E.in_channels, self.E.kernel_size[0]
+        if x.ndim != 4 or x.shape[1] != C:
+            raise ValueError(f"x must be (B, {C}, H, W), got {tuple(x.shape)}")
+        if min(x.shape[2:]) < P or x.shape[2] % P or x.shape[3] % P:
+            raise ValueError(
+                f"the height and width of x must be positive multiples of {P}, "
+                f"got {tuple(x.shape)}"
+            )
+        z = self.E(x)                                              # (B, D, H/P, W/P)
+        E_pos = self.positions(*z.shape[2:])                       # (1, 1+N, D)
+        z = z.flatten(2).transpose(1, 2)                           # (B, N, D)
+        x_class = self.x_class.expand(x.shape[0], -1, -1)          # (B, 1, D)
+        z = torch.cat([x_class, z], dim=1)                         # (B, 1+N, D)
+        return self.dropout(z + E_pos)                             # (B, 1+N, D)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z_L, all tokens after the last layer, before the last LayerNorm."""
+        z = self.embed(x)                                          # (B, 1+N, D)
+        for layer in self.layers:
+            z = layer(z)                                           # (B, 1+N, D)
+        return z                                                   # (B, 1+N, D)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Return LN(z_L): the class token, then one token for each patch."""
+        return self.norm(self.encode(x))                           # (B, 1+N, D)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return y = LN(z_L^0), what the head sees."""
+        return self.norm(self.encode(x)[:, 0])                     # (B, D)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the attention weights of all layers: who (row) looks at whom.
+
+        In eval mode they are those of `forward`; in training, dropout draws anew.
+        """
+        z, A = self.embed(x), []
+        for layer in self.layers:
+            A.append(layer.weights(z))
+            z = layer(z)                                           # (B, 1+N, D)
+        return torch.stack(A)                                      # (L, B, h, 1+N, 1+N)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))                         # (B, K)
+
+
+def rollout(weights: Tensor) -> Tensor:
+    """Follow attention through all layers: how much of each input is in each token.
+
+    A_l = 0.5 mean over heads of W_l + 0.5 I      (section 3, residual connections)
+    R_l = A_l R_{l-1}, R_0 = I                    (section 3, attention rollout)
+
+    Row 0 of the result is the class token's, without its first number the picture's
+    map: `rollout(vit.weights(x))[:, 0, 1:].unflatten(1, (H // P, W // P))`.
+
+    Shape:
+        weights: (L, B, h, N, N), rows that sum to 1. result: (B, N, N), likewise.
+        A NaN spoils its own picture.
+
+    Args:
+        weights: W, as `ViT.weights` gives it.
+
+    Raises:
+        ValueError: if weights is not (L, B, h, N, N).
+
+    Differs from the paper: in nothing. The authors' code adds I and divides rows by
+    their sum, which is the same for rows that sum to 1.
+
+    Source: Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020,
+    section 3; arXiv 2005.00928v2.
+
+    >>> W = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).expand(1, 1, 3, 2, 2)
+    >>> rollout(W)
+    tensor([[[0.5000, 0.5000],
+             [0.0000, 1.0000]]])
+    """
+    if weights.ndim != 5 or weights.shape[3] != weights.shape[4]:
+        raise ValueError(f"weights must be (L, B, h, N, N), got {tuple(weights.shape)}")
+    eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+    R = eye.expand(weights.shape[1], -1, -1)          # (B, N, N)
+    for W in weights:
+        A = 0.5 * W.mean(dim=1) + 0.5 * eye           # (B, N, N)
+        R = A @ R                                     # (B, N, N)
+    return R                                          # (B, N, N)
+
+
+def vit_ti16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
+             in_channels: int = 3, dropout: float = 0.0) -> ViT:
+    """ViT-Ti/16, 5,717,416 parameters; not in the paper, see `vit_b16`."""
+    return ViT(image_size, patch_size=16, dim=192, layers=12, num_heads=3,
+               hidden=768, num_classes=num_classes, in_channels=in_channels,
+               dropout=dropout)
+
+
+def vit_s16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
+            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+    """ViT-S/16, 22,050,664 parameters; not in the paper, see `vit_b16`."""
+    return ViT(image_size, patch_size=16, dim=384, layers=12, num_heads=6,
+               hidden=1536, num_classes=num_classes, in_channels=in_channels,
+               dropout=dropout)
+
+
+def vit_b16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
+            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+    """ViT-Base of Table 1 with patches of 16, 86,567,656 parameters.
+
+    Args:
+        image_size: H and W of the pictures, one number or (H, W).
+        num_classes: outputs of the head; 0 leaves it out.
+        in_channels: channels of the picture.
+        dropout: as in `ViT`.
+
+    Raises:
+        ValueError: as `ViT`.
+
+    Differs from the paper: dropout is 0 for every size, as in the authors' code for
+    Ti, S and B; there L and H have 0.1. The paper has B, L and H alone. Ti and S
+    are the widths of DeiT-Ti and DeiT-S (Touvron et al., "Training data-efficient
+    image transformers", ICML 2021, Table 1), which the authors' code took up. L/16
+    has 304,326,632 parameters; Table 1 prints 307M.
+
+    Source: as `ViT`, Table 1.
+    """
+    return ViT(image_size, patch_size=16, dim=768, layers=12, num_heads=12,
+               hidden=3072, num_classes=num_classes, in_channels=in_channels,
+               dropout=dropout)
+
+
+def vit_l16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
+            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+    """ViT-Large of Table 1, 304,326,632 parameters; arguments as in `vit_b16`."""
+    return ViT(image_size, patch_size=16, dim=1024, layers=24, num_heads=16,
+               hidden=4096, num_classes=num_classes, in_channels=in_channels,
+               dropout=dropout)
+
+
+def vit_h14(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
+            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+    """ViT-Huge of Table 1, 632,045,800 parameters; arguments as in `vit_b16`."""
+    return ViT(image_size, patch_size=14, dim=1280, layers=32, num_heads=16,
+               hidden=5120, num_classes=num_classes, in_channels=in_channels,
+               dropout=dropout)

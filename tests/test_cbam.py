@@ -1,0 +1,363 @@
+"""CBAM: its values, its gradient, its properties, its parameters."""
+
+import doctest
+import inspect
+import re
+from functools import partial
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cvattn.cbam
+from cvattn import (
+    CBAM,
+    SE,
+    ChannelAttention,
+    SpatialAttention,
+    resnet18,
+    resnet50,
+)
+from cvattn.cbam import ORDERS
+
+SIZES = [(1, 3, 7), (2, 13, 11), (5, 1, 1)]     # B, H, W; C = 6, C/r = 2 or 3
+OFFICIAL = {"bias": True, "norm": True, "spatial_pool": ("max", "mean")}
+OPTIONS = [
+    {}, {"reduction": 3}, {"bias": True}, {"kernel_size": 3}, {"kernel_size": 1},
+    *({"order": order} for order in ORDERS[1:]),
+    {"channel_pool": ("mean",)}, {"channel_pool": ("max",), "bias": True},
+    {"channel_pool": ("max", "mean")}, {"spatial_pool": ("max", "mean")},
+    {"spatial_pool": ("mean",)}, {"spatial_pool": ("max",)}, {"spatial_pool": "conv"},
+    {"spatial_pool": "conv", "norm": True, "order": "parallel"}, OFFICIAL,
+    {**OFFICIAL, "order": "spatial-channel"},
+]
+optional = pytest.mark.parametrize("options", OPTIONS, ids=str)
+
+
+def seeded(cls, training=False, **options):
+    """A CBAM in float64 whose gates are spread out, not all near a half."""
+    torch.manual_seed(0)
+    m = cls(6, **{"reduction": 2, **options}).double().train(training)
+    with torch.no_grad():
+        for name, p in m.named_parameters():
+            p.normal_(0, 0.5 if name == "spatial.f.weight" else 1.5)
+        for name, buffer in m.named_buffers():
+            if name.endswith(("mean", "var")):
+                buffer.uniform_(0.3, 2)
+    return m
+
+
+def some(*shape):
+    """A map whose channels and places have levels of their own."""
+    generator = torch.Generator().manual_seed(1)
+    b, c, h, w = shape
+    return sum(torch.randn(*part, dtype=torch.float64, generator=generator)
+               for part in (shape, (b, c, 1, 1), (b, 1, h, w)))
+
+
+def arrays(m, x):
+    """x and all parameters of m, by name."""
+    named = {"x": x, **dict(m.named_parameters())}
+    return {name: t.detach().numpy() for name, t in named.items()}
+
+
+def referred(m, a, channel_pool=("mean", "max"), spatial_pool=("mean", "max"),
+             order="channel-spatial", **others):
+    """What the reference makes of the arrays a, in the mode that m is in."""
+    norm = None
+    if "spatial.norm.weight" in a:
+        norm = [a["spatial.norm.weight"], a["spatial.norm.bias"]]
+        if not m.training:
+            norm += [m.spatial.norm.running_mean.numpy(),
+                     m.spatial.norm.running_var.numpy()]
+    channel = {"W0": a.get("channel.W0.weight"), "W1": a.get("channel.W1.weight"),
+               "b0": a.get("channel.W0.bias"), "b1": a.get("channel.W1.bias"),
+               "pool": channel_pool}
+    spatial = {"f": a.get("spatial.f.weight"), "f0": a.get("spatial.f0.weight"),
+               "pool": spatial_pool, "norm": norm}
+    return reference.cbam(a["x"], channel, spatial, order)
+
+
+def same_values(cls, shape, training=False, **options):
+    """Assert that cls, CBAM or a mutant of it, equals the reference."""
+    m, x = seeded(cls, training, **options), some(*shape)
+    want = referred(m, arrays(m, x), **options)
+    np.testing.assert_allclose(m(x).detach().numpy(), want, rtol=0, atol=1e-12)
+
+
+def same_gradient(cls, shape, training=False, **options):
+    """Assert that cls has the gradient that differences of the reference give."""
+    m, x = seeded(cls, training, **options), some(*shape).requires_grad_()
+    a, rng = arrays(m, x), np.random.default_rng(0)
+    g = rng.normal(size=shape)
+    m(x).backward(torch.from_numpy(g))
+    for name, t in {"x": x, **dict(m.named_parameters())}.items():
+        step = rng.normal(size=a[name].shape)
+        up, down = ((g * referred(m, {**a, name: a[name] + s * step}, **options)).sum()
+                    for s in (1e-6, -1e-6))
+        got = (t.grad.numpy() * step).sum()
+        assert got == pytest.approx((up - down) / 2e-6, rel=1e-6, abs=1e-7), name
+
+
+@optional
+@pytest.mark.parametrize("b, h, w", SIZES)
+def test_values_equal_the_reference(b, h, w, options):
+    same_values(CBAM, (b, 6, h, w), **options)
+
+
+@pytest.mark.parametrize("options", [o for o in OPTIONS if o.get("norm")], ids=str)
+@pytest.mark.parametrize("b, h, w", SIZES)
+def test_values_and_gradient_equal_the_reference_in_training(b, h, w, options):
+    same_values(CBAM, (b, 6, h, w), training=True, **options)
+    same_gradient(CBAM, (b, 6, 3 if h > 3 else h, w), training=True, **options)
+
+
+@optional
+@pytest.mark.parametrize("b, h, w", [(1, 3, 7), (2, 5, 3), (5, 1, 1)])
+def test_gradient_equals_the_reference(b, h, w, options):
+    same_gradient(CBAM, (b, 6, h, w), **options)
+
+
+def test_the_halves_alone_are_the_halves():
+    x = some(2, 6, 3, 7)
+    for order, half in (("channel", "channel"), ("spatial", "spatial")):
+        m = seeded(CBAM, order=order)
+        assert torch.equal(m(x), getattr(m, half)(x))
+        assert [name for name, _ in m.named_children()] == [half]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_forward_is_x_times_the_gate(order):
+    m, x = seeded(CBAM, order=order), some(2, 6, 3, 7)
+    M = m.gate(x)
+    assert M.shape == x.shape and 0 < M.min() and M.max() < 1
+    torch.testing.assert_close(m(x), x * M)
+
+
+def test_the_orders_differ():
+    x = some(2, 6, 3, 7)
+    results = [seeded(CBAM, order=order)(x) for order in ORDERS[:3]]
+    for i in range(3):
+        assert (results[i] - results[i - 1]).abs().max() > 0.1
+
+
+def test_the_second_gate_reads_what_the_first_left():
+    """A channel that Mc closes is unseen by Ms in sequence, seen in parallel."""
+    m, x = seeded(CBAM, bias=True), some(2, 6, 3, 7)
+    torch.nn.init.zeros_(m.channel.W1.weight)
+    with torch.no_grad():
+        m.channel.W1.bias.copy_(torch.tensor([-500.0, 0, 0, 0, 0, 0]))
+    other = x.clone()
+    other[:, 0] = x[:, 0] * 3 + 1
+    torch.testing.assert_close(m(x)[:, 1:], m(other)[:, 1:], rtol=0, atol=1e-12)
+    m.order = "parallel"
+    assert (m(x)[:, 1:] - m(other)[:, 1:]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("pool", [("mean", "max"), ("mean",), ("max",)])
+def test_mc_does_not_depend_on_the_order_of_pixels(pool):
+    m, x = seeded(CBAM, channel_pool=pool).channel, some(2, 6, 3, 7)
+    own = torch.stack([p[torch.randperm(21)] for p in x.flatten(0, 1).flatten(1)])
+    torch.testing.assert_close(m.gate(own.view_as(x)), m.gate(x))
+    assert not torch.allclose(m.gate(x.flip(1)), m.gate(x).flip(1), atol=0.1)
+
+
+@pytest.mark.parametrize("pool", [("mean", "max"), ("mean",), ("max",)])
+def test_ms_does_not_depend_on_the_order_of_channels(pool):
+    m, x = seeded(CBAM, spatial_pool=pool).spatial, some(2, 6, 3, 7)
+    places = x.flatten(2).unbind(2)
+    own = torch.stack([p[:, torch.randperm(6)] for p in places], dim=2)
+    torch.testing.assert_close(m.gate(own.view_as(x)), m.gate(x))
+    assert not torch.allclose(m.gate(x.flip(3)), m.gate(x).flip(3), atol=0.1)
+
+
+def test_a_learned_pool_does_depend_on_the_order_of_channels():
+    m, x = seeded(CBAM, spatial_pool="conv").spatial, some(2, 6, 3, 7)
+    assert (m.gate(x.flip(1)) - m.gate(x)).abs().max() > 0.1
+
+
+def test_one_mean_is_se():
+    """CBAM's channel half is SE with a second description, through the same MLP."""
+    m, x = seeded(CBAM, channel_pool=("mean",), bias=True).channel, some(2, 6, 3, 7)
+    se = SE(6, reduction=2, bias=True).double()
+    se.W1.load_state_dict(m.W0.state_dict())
+    se.W2.load_state_dict(m.W1.state_dict())
+    torch.testing.assert_close(m(x), se(x))
+
+
+def test_mean_and_maximum_share_one_mlp():
+    """Where all pixels are equal so are mean and maximum: twice the same."""
+    m = seeded(CBAM).channel
+    z = torch.randn(2, 6, dtype=torch.float64)
+    x = z[:, :, None, None].expand(2, 6, 3, 7)
+    once = m.W1(torch.relu(m.W0(z)))
+    torch.testing.assert_close(m.gate(x)[:, :, 0, 0], torch.sigmoid(2 * once))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 7])
+def test_ms_sees_k_by_k_places(k):
+    m, x = seeded(CBAM, kernel_size=k).spatial, some(1, 6, 17, 19).requires_grad_()
+    m.gate(x)[0, 0, 8, 9].backward()
+    seen = torch.zeros(17, 19, dtype=torch.bool)
+    seen[8 - k // 2:9 + k // 2, 9 - k // 2:10 + k // 2] = True
+    assert torch.equal((x.grad[0] != 0).any(0), seen)
+
+
+def test_the_official_norm_starts_with_every_spatial_gate_at_a_half():
+    x = some(2, 6, 3, 7).float()
+    for training in (True, False):
+        m = CBAM(6, reduction=2, norm=True).train(training)
+        assert torch.equal(m.spatial.gate(x), torch.full((2, 1, 3, 7), 0.5))
+        assert torch.equal(m(x), m.channel(x) / 2)
+    assert m.spatial.norm.momentum == 0.01
+
+
+def test_a_shared_maximum_shares_its_gradient():
+    """amax splits it evenly; max and max pooling would give it all to one."""
+    x = torch.ones(1, 6, 1, 2, dtype=torch.float64, requires_grad=True)
+    seeded(CBAM, channel_pool=("max",)).channel.gate(x).sum().backward()
+    assert x.grad.abs().min() > 0 and torch.equal(x.grad[..., 0], x.grad[..., 1])
+    x.grad = None
+    seeded(CBAM, spatial_pool=("max",)).spatial.gate(x).sum().backward()
+    assert x.grad.abs().min() > 0
+    assert torch.equal(x.grad, x.grad[:, :1].expand_as(x))
+
+
+@pytest.mark.parametrize("options, count", [
+    ({}, 512 + 98), ({"bias": True}, 512 + 68 + 98), ({"kernel_size": 3}, 512 + 18),
+    ({"norm": True}, 512 + 98 + 2), ({"order": "channel"}, 512),
+    ({"order": "spatial"}, 98), ({"order": "parallel"}, 610),
+    ({"spatial_pool": "conv"}, 512 + 64 + 49), ({"spatial_pool": ("max",)}, 512 + 49),
+    ({"channel_pool": ("max",)}, 610), (OFFICIAL, 512 + 68 + 98 + 2),
+])
+def test_parameter_count(options, count):
+    m = CBAM(64, **options)
+    assert sum(p.numel() for p in m.parameters()) == count
+
+
+@pytest.mark.parametrize("build, options, count", [
+    (resnet18, OFFICIAL, 11_779_392), (resnet50, OFFICIAL, 28_089_624),
+    (resnet50, {**OFFICIAL, "kernel_size": 3}, 28_088_344),
+    (resnet50, {**OFFICIAL, "order": "channel"}, 28_088_024),
+])
+def test_parameter_count_of_a_network(build, options, count):
+    with torch.device("meta"):
+        network = build(partial(CBAM, **options))
+    assert sum(p.numel() for p in network.parameters()) == count
+
+
+def test_defaults_are_the_papers():
+    mean_max = ("mean", "max")
+    for cls, defaults in (
+        (ChannelAttention, {"reduction": 16, "bias": False, "pool": mean_max}),
+        (SpatialAttention, {"kernel_size": 7, "pool": mean_max, "norm": False}),
+        (CBAM, {"reduction": 16, "kernel_size": 7, "channel_pool": mean_max,
+                "spatial_pool": mean_max, "order": "channel-spatial", "bias": False,
+                "norm": False}),
+    ):
+        first, *others = inspect.signature(cls).parameters.values()
+        assert first.name == "channels"
+        assert {p.name: p.default for p in others} == defaults
+    assert list(CBAM(64).state_dict()) == [
+        "channel.W0.weight", "channel.W1.weight", "spatial.f.weight"]
+
+
+RULE = "channels must be a positive multiple of reduction, got "
+POOL = 'pool must be "mean", "max" or both in a tuple, without repeats, got '
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: CBAM(24), RULE + "channels=24, reduction=16"),
+    (lambda: CBAM(16, reduction=0), RULE + "channels=16, reduction=0"),
+    (lambda: ChannelAttention(0), RULE + "channels=0, reduction=16"),
+    (lambda: SpatialAttention(0), "channels must be positive, got channels=0"),
+    (lambda: CBAM(-1, order="spatial"), "channels must be positive, got channels=-1"),
+    (lambda: CBAM(16, kernel_size=4),
+     "kernel_size must be odd and positive, got kernel_size=4"),
+    (lambda: SpatialAttention(16, kernel_size=-7),
+     "kernel_size must be odd and positive, got kernel_size=-7"),
+    (lambda: ChannelAttention(16, pool=()), POOL + "pool=()"),
+    (lambda: ChannelAttention(16, pool="max"), POOL + "pool='max'"),
+    (lambda: ChannelAttention(16, pool="conv"), POOL + "pool='conv'"),
+    (lambda: CBAM(16, channel_pool=("max", "max")), POOL + "pool=('max', 'max')"),
+    (lambda: CBAM(16, spatial_pool=("avg",)), POOL + "pool=('avg',)"),
+    (lambda: SpatialAttention(16, pool=("conv",)), POOL + "pool=('conv',)"),
+    (lambda: CBAM(16, order="both"), "order must be one of ('channel-spatial', "
+     "'spatial-channel', 'parallel', 'channel', 'spatial'), got order='both'"),
+])
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", [(6, 3, 7), (2, 3, 7, 6), (2, 1, 3, 7), (2, 6)],
+                         ids=str)
+def test_bad_inputs(shape, order):
+    m = CBAM(6, reduction=2, order=order)
+    message = f"x must be (B, 6, H, W), got {shape}"
+    for call in (m, m.gate):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            call(torch.zeros(shape))
+
+
+def test_one_pixel_has_no_variance():
+    m = CBAM(6, reduction=2, norm=True)
+    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+        m(torch.zeros(1, 6, 1, 1))
+    assert m.eval()(torch.zeros(1, 6, 1, 1)).shape == (1, 6, 1, 1)
+    assert m.train()(torch.zeros(2, 6, 1, 1)).shape == (2, 6, 1, 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_leaves_the_statistics_alone(training):
+    m = CBAM(6, reduction=2, norm=True).train(training)
+    before = [m.spatial.norm.running_mean.clone(), m.spatial.norm.running_var.clone()]
+    assert m(torch.zeros(0, 6, 3, 7)).shape == (0, 6, 3, 7)
+    assert torch.equal(m.spatial.norm.running_mean, before[0])
+    assert torch.equal(m.spatial.norm.running_var, before[1])
+
+
+def test_nan_spreads_as_far_as_the_kernel():
+    m, x = seeded(CBAM, kernel_size=3, order="spatial"), some(3, 6, 5, 7)
+    y = m(x)
+    x[1, 4, 2, 3] = float("nan")
+    spoiled = torch.zeros(3, 6, 5, 7, dtype=torch.bool)
+    spoiled[1, :, 1:4, 2:5] = True
+    assert torch.equal(m(x).isnan(), spoiled)
+    torch.testing.assert_close(m(x)[~spoiled], y[~spoiled])
+    m = seeded(CBAM, kernel_size=3)
+    assert torch.equal(m(x).isnan().flatten(1).all(1), torch.tensor([0, 1, 0]).bool())
+    assert not m(x)[[0, 2]].isnan().any()
+
+
+@pytest.mark.parametrize("options, training", [
+    *(({"order": order}, False) for order in ORDERS), ({"spatial_pool": "conv"}, False),
+    (OFFICIAL, True),
+], ids=str)
+def test_one_graph_whatever_the_arguments(options, training):
+    m, x = seeded(CBAM, training, **options), some(2, 6, 3, 7)
+    torch._dynamo.reset()
+    compiled = torch.compile(m, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), m(x))
+
+
+@settings(max_examples=50, deadline=None)
+@given(b=st.integers(0, 4), k=st.integers(1, 3), r=st.integers(1, 4),
+       h=st.integers(1, 9), w=st.integers(1, 9), radius=st.integers(0, 4),
+       order=st.sampled_from(ORDERS))
+def test_any_shape(b, k, r, h, w, radius, order):
+    m = CBAM(k * r, reduction=r, kernel_size=2 * radius + 1, order=order).double()
+    x = torch.randn(b, k * r, h, w, dtype=torch.float64)
+    y = m(x)
+    assert y.shape == x.shape and (y.abs() < x.abs()).all()
+    for i in range(b):
+        torch.testing.assert_close(y[i:i + 1], m(x[i:i + 1]))
+
+
+def test_the_docstrings_run():
+    failed, tried = doctest.testmod(cvattn.cbam)
+    assert tried >= 3 and failed == 0
