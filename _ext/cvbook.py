@@ -115,15 +115,24 @@ def page(app, pagename, templatename, context, doctree):
                     )
 
 
+EQUATION = r"[^.:]{1,40} = .*[^.]"
+COLUMNS = r"\S+( \S+)* {2,}\S.*"
+
+
 def equations(app, what, name, obj, options, lines):
-    """Keep a docstring's equations, a paragraph full of " = ", line by line."""
+    """Keep a docstring's equations, and its text in two columns, line by line.
+
+    A paragraph is one if each of its rows is, or goes on, far to the right, with the
+    row before.
+    """
     text = "\n".join(lines).strip("\n")
     paragraphs = re.split(r"\n{2,}", text)
     for number, paragraph in enumerate(paragraphs):
         rows = paragraph.split("\n")
-        whole = all(re.match(r"[^.:]{1,40} = | {4}", row) for row in rows)
-        if whole and not paragraph.startswith(" ") and not paragraph.endswith("."):
-            paragraphs[number] = "::\n\n" + "\n".join(f"    {row}" for row in rows)
+        if re.match(r"\S", paragraph) and all(
+            re.fullmatch(f"{EQUATION}|{COLUMNS}| {{8,}}.*", row) for row in rows
+        ):
+            paragraphs[number] = ".. code-block:: none\n\n" + "\n".join(f"    {row}" for row in rows)
     lines[:] = [*"\n\n".join(paragraphs).split("\n"), ""]
 
 

@@ -149,6 +149,10 @@ def check(exercise: str, answer: object) -> Verdict:
     Raises:
         ValueError: if there is no such exercise.
         RuntimeError: if the reference answer fails, which is a mistake of the book.
+
+    >>> check("se-1", lambda x: x.mean(dim=(2, 3)))
+    se-1: right. Height and width are gone: one number for each picture and
+    channel.
     """
     with plain_torch():
         from .checks import EXERCISES

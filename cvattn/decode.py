@@ -23,9 +23,10 @@ def limits(model: Transformer, source: Tensor, extra: int) -> Tensor:
                          "call model.eval()")
     if extra < 0:
         raise ValueError(f"extra must be at least 0, got extra={extra}")
-    if model.pad is None:
-        return source.new_full((len(source),), source.shape[1] + extra)
-    return (source != model.pad).sum(dim=1) + extra
+    seen = model.tokens(source, "source")
+    if seen is None:
+        seen = torch.ones_like(source, dtype=torch.bool)
+    return seen.flatten(1).sum(dim=1) + extra
 
 
 def penalty(length: Tensor | int, alpha: float) -> Tensor | float:
@@ -58,7 +59,8 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
         ValueError: if the model is in training mode, if extra is negative, or on a
             source that `Transformer` does not take.
 
-    Source: Vaswani et al. 2017, section 6.1, for the length.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 6.1,
+    for the length; arXiv 1706.03762v7.
 
     >>> model = Transformer(10, dim=8, hidden=8, layers=1).eval()
     >>> source = torch.randint(3, 10, (2, 5))
@@ -107,11 +109,12 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
     Raises:
         ValueError: if beams is not positive, if alpha is negative, or as `greedy`.
 
-    Differs from the paper: it says beam size, alpha and length; how a search ends is
-    not printed.
+    Differs from the paper: it prints beam size, alpha and length, not when a search
+    ends. Wu et al. add a coverage penalty, which it does not name, and none is here.
 
-    Source: Vaswani et al. 2017, section 6.1; Wu et al. 2016, "Google's Neural Machine
-    Translation System", section 7, arXiv 1609.08144v2.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 6.1;
+    arXiv 1706.03762v7. Wu et al., "Google's Neural Machine Translation System", 2016,
+    section 7; arXiv 1609.08144v2.
 
     >>> model = Transformer(10, dim=8, hidden=8, layers=1).eval()
     >>> source = torch.randint(3, 10, (2, 5))

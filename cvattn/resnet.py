@@ -196,7 +196,13 @@ def resnet(depths: Sequence[int], attention: Attentions, place: str,
 def resnet18(attention: Attentions = None, *, place: str = "standard",
              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
              stem: str = "7x7") -> ResNet:
-    """ResNet-18, blocks (2, 2, 2, 2); arguments as in `resnet50`."""
+    """ResNet-18, blocks (2, 2, 2, 2); arguments as in `resnet50`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = resnet18()
+    >>> sum(p.numel() for p in model.parameters())
+    11689512
+    """
     return resnet((2, 2, 2, 2), attention, place, num_classes, in_channels,
                   stride_in, stem, bottleneck=False)
 
@@ -204,7 +210,13 @@ def resnet18(attention: Attentions = None, *, place: str = "standard",
 def resnet34(attention: Attentions = None, *, place: str = "standard",
              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
              stem: str = "7x7") -> ResNet:
-    """ResNet-34, blocks (3, 4, 6, 3); arguments as in `resnet50`."""
+    """ResNet-34, blocks (3, 4, 6, 3); arguments as in `resnet50`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = resnet34()
+    >>> sum(p.numel() for p in model.parameters())
+    21797672
+    """
     return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
                   stride_in, stem, bottleneck=False)
 
@@ -237,6 +249,11 @@ def resnet50(attention: Attentions = None, *, place: str = "standard",
 
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
     CVPR 2016, section 4.1; arXiv 1512.03385v1.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = resnet50()
+    >>> sum(p.numel() for p in model.parameters())
+    25557032
     """
     return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
                   stride_in, stem)
@@ -245,7 +262,13 @@ def resnet50(attention: Attentions = None, *, place: str = "standard",
 def resnet101(attention: Attentions = None, *, place: str = "standard",
               num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
               stem: str = "7x7") -> ResNet:
-    """ResNet-101, blocks (3, 4, 23, 3); arguments as in `resnet50`."""
+    """ResNet-101, blocks (3, 4, 23, 3); arguments as in `resnet50`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = resnet101()
+    >>> sum(p.numel() for p in model.parameters())
+    44549160
+    """
     return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
                   stride_in, stem)
 
@@ -262,6 +285,11 @@ def resnext50(attention: Attentions = None, *, place: str = "standard",
 
     Source: Xie, Girshick, Dollár, Tu, He, "Aggregated Residual Transformations for
     Deep Neural Networks", CVPR 2017, section 3; arXiv 1611.05431v2.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = resnext50()
+    >>> sum(p.numel() for p in model.parameters())
+    25028904
     """
     return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
                   stride_in, stem, widths=WIDE, expansion=2, groups=32)
@@ -270,7 +298,13 @@ def resnext50(attention: Attentions = None, *, place: str = "standard",
 def resnext101(attention: Attentions = None, *, place: str = "standard",
                num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
                stem: str = "7x7") -> ResNet:
-    """ResNeXt-101 (32x4d), blocks (3, 4, 23, 3); arguments as in `resnet50`."""
+    """ResNeXt-101 (32x4d), blocks (3, 4, 23, 3); arguments as in `resnet50`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = resnext101()
+    >>> sum(p.numel() for p in model.parameters())
+    44177704
+    """
     return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
                   stride_in, stem, widths=WIDE, expansion=2, groups=32)
 
@@ -278,7 +312,13 @@ def resnext101(attention: Attentions = None, *, place: str = "standard",
 def sknet26(attention: Attentions = None, *, place: str = "standard",
             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
             stem: str = "7x7", middle: Middle = SK) -> ResNet:
-    """SKNet-26, blocks (2, 2, 2, 2); arguments as in `sknet50`."""
+    """SKNet-26, blocks (2, 2, 2, 2); arguments as in `sknet50`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = sknet26()
+    >>> sum(p.numel() for p in model.parameters())
+    16746408
+    """
     return resnet((2, 2, 2, 2), attention, place, num_classes, in_channels,
                   stride_in, stem, widths=WIDE, expansion=2, middle=middle)
 
@@ -297,6 +337,11 @@ def sknet50(attention: Attentions = None, *, place: str = "standard",
 
     Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, section 3.2;
     arXiv 1903.06586v2.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = sknet50()
+    >>> sum(p.numel() for p in model.parameters())
+    27479784
     """
     return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
                   stride_in, stem, widths=WIDE, expansion=2, middle=middle)
@@ -305,7 +350,13 @@ def sknet50(attention: Attentions = None, *, place: str = "standard",
 def sknet101(attention: Attentions = None, *, place: str = "standard",
              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
              stem: str = "7x7", middle: Middle = SK) -> ResNet:
-    """SKNet-101, blocks (3, 4, 23, 3); arguments as in `sknet50`."""
+    """SKNet-101, blocks (3, 4, 23, 3); arguments as in `sknet50`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = sknet101()
+    >>> sum(p.numel() for p in model.parameters())
+    48736040
+    """
     return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
                   stride_in, stem, widths=WIDE, expansion=2, middle=middle)
 
@@ -323,6 +374,9 @@ def cifar_resnet(attention: Attentions = None, *, depth: int = 20,
         ValueError: on a depth that is not 6n + 2 with n >= 1, widths that are not
             positive or fall, an unknown place ("3x3" is one here), or an attention
             of another form.
+
+    >>> cifar_resnet(depth=8, width=4)(torch.ones(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     n, rest = divmod(depth - 2, 6)
     if n < 1 or rest:

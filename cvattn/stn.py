@@ -105,10 +105,10 @@ class SpatialTransformer(nn.Module):
     y = bilinear sample of x at (xs, ys)                      (Eqs. 3 and 5)
 
     "projective" has 8 numbers, A is (3, 3) with a last entry of 1, and the result is
-    divided by its third part w. Where |w| < 1e-6, w is taken as 1e-6: such a point is
-    at infinity, so outside, and reads 0 with a finite gradient (0/0 is taken as 0, the
-    middle). Where w < 0, the point is behind the horizon, and mapped as the formula
-    says, mirrored.
+    divided by its third part w. Where abs(w) < 1e-6, w is taken as 1e-6: such a point
+    is at infinity, so outside, and reads 0 with a finite gradient (0/0 is taken as 0,
+    the middle). Where w < 0, the point is behind the horizon, and mapped as the
+    formula says, mirrored.
     "tps" moves a regular grid of points over [-1, 1]^2; between them, a thin plate
     spline (Bookstein 1989), U(r) = r^2 log r^2.
 

@@ -1,8 +1,7 @@
 """Transformer: attention alone, from the softmax of one equation to the whole model.
 
-Source of everything in this file, where nothing else is named: Vaswani, Shazeer,
-Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, "Attention Is All You Need",
-NeurIPS 2017; arXiv 1706.03762v7.
+Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, "Attention Is
+All You Need", NeurIPS 2017; arXiv 1706.03762v7.
 """
 
 import math
@@ -69,7 +68,8 @@ def weights(
     Differs from the paper: in a row that may look nowhere, where the paper's
     softmax is 0/0.
 
-    Source: section 3.2.1.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2.1;
+    arXiv 1706.03762v7.
 
     >>> weights(torch.zeros(1, 3, 4), torch.zeros(1, 2, 4))[0, 0]
     tensor([0.5000, 0.5000])
@@ -98,8 +98,8 @@ def attention(
     Shape:
         q: (..., N, d_k). k: (..., M, d_k). v: (..., M, d_v). result: (..., N, d_v).
         mask: as in `weights`; a query that may look nowhere gets zeros, in value
-        and in gradient. A NaN in a value reaches every query, also through a weight
-        of zero: pad with finite numbers.
+        and in gradient. A NaN in a value may reach every query, also through a
+        weight of zero: pad with finite numbers.
 
     Args:
         q: the queries Q.
@@ -115,7 +115,8 @@ def attention(
     Differs from the paper: in rows that may look nowhere. The paper drops no
     weights; its code (tensor2tensor) can.
 
-    Source: section 3.2.1.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2.1;
+    arXiv 1706.03762v7.
 
     >>> q, k, v = torch.randn(3, 2, 5, 4)
     >>> torch.allclose(attention(q, k, v), weights(q, k) @ v, atol=1e-6)
@@ -178,7 +179,8 @@ class MultiHeadAttention(nn.Module):
     the weights from transformer_base_v2 on. The paper names no initialisation:
     Glorot-uniform here. `nn.MultiheadAttention` has biases.
 
-    Source: section 3.2.2.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.2.2;
+    arXiv 1706.03762v7.
 
     >>> x, context = torch.randn(2, 5, 64), torch.randn(2, 7, 64)
     >>> y = MultiHeadAttention(64)(x, context)
@@ -186,8 +188,9 @@ class MultiHeadAttention(nn.Module):
     (torch.Size([2, 5, 64]), torch.Size([2, 8, 5, 7]))
     """
 
-    # Three linears and one packed into W_Q, W_K, W_V took the same time forward and
-    # backward at lengths 196, 1024 and 4096: the paper's names are kept.
+    # Three linears and one that packs them took the same time, forward and backward,
+    # at lengths 196, 1024 and 4096 on a CPU: the paper's names are kept. The fused
+    # kernel was faster at each of them than `weights(q, k) @ v`.
 
     def __init__(
         self, dim: int, *, num_heads: int = 8, dropout: float = 0.0, bias: bool = False,
@@ -296,7 +299,8 @@ class FeedForward(nn.Module):
 
     Differs from the paper: in nothing by default.
 
-    Source: section 3.3.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.3;
+    arXiv 1706.03762v7.
 
     >>> FeedForward(64, hidden=256)(torch.randn(2, 5, 64)).shape
     torch.Size([2, 5, 64])
@@ -345,7 +349,8 @@ class PositionalEncoding(nn.Module):
     (tensor2tensor) puts all sines before all cosines, another order of the channels,
     and has D/2 - 1 for D/2 in the exponent, which makes the longest wave 10000 * 2 pi.
 
-    Source: section 3.5.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 3.5;
+    arXiv 1706.03762v7.
 
     >>> PositionalEncoding(4, dropout=0.0)(torch.zeros(1, 2, 4))
     tensor([[[0.0000, 1.0000, 0.0000, 1.0000],
@@ -396,9 +401,9 @@ class EncoderLayer(nn.Module):
             for no norm stands on the way of the sum; a stack of the paper's needs
             none, for its last operation is one.
         bias: give the attention's four projections biases.
+        key_dim: d_k, the length of a query and a key in one head; None is D/h.
         activation: of the feed-forward.
         eps: added to the variance in LayerNorm; the paper names none.
-        key_dim: d_k, the length of a query and a key in one head; None is D/h.
 
     Raises:
         ValueError: as MultiHeadAttention and FeedForward.
@@ -407,7 +412,8 @@ class EncoderLayer(nn.Module):
     norm_first from transformer_base_v2 on, and drops weights and hidden units too,
     as `nn.TransformerEncoderLayer` does; here they are dropped as section 5.4 says.
 
-    Source: sections 3.1 and 5.4.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017,
+    sections 3.1 and 5.4; arXiv 1706.03762v7.
 
     >>> EncoderLayer(64, hidden=256)(torch.randn(2, 5, 64)).shape
     torch.Size([2, 5, 64])
@@ -467,9 +473,9 @@ class DecoderLayer(nn.Module):
         dropout: the share dropped of each sublayer's result before it is added.
         norm_first: as in EncoderLayer.
         bias: give the attentions' projections biases.
+        key_dim: d_k, the length of a query and a key in one head; None is D/h.
         activation: of the feed-forward.
         eps: added to the variance in LayerNorm; the paper names none.
-        key_dim: d_k, the length of a query and a key in one head; None is D/h.
 
     Raises:
         ValueError: as MultiHeadAttention and FeedForward.
@@ -477,7 +483,8 @@ class DecoderLayer(nn.Module):
     Differs from the paper: as EncoderLayer. `nn.TransformerDecoderLayer` is causal
     only if it is given a mask.
 
-    Source: sections 3.1, 3.2.3 and 5.4.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017,
+    sections 3.1, 3.2.3 and 5.4; arXiv 1706.03762v7.
 
     >>> layer, memory = DecoderLayer(64, hidden=256), torch.randn(2, 7, 64)
     >>> layer(torch.randn(2, 5, 64), memory).shape
@@ -516,7 +523,8 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """Return how much each position takes from the memory, (B, h, N, M).
 
-        Those of the self-attention are `attention.weights(x, causal=True)`.
+        Those of the self-attention are `attention.weights(x, causal=True)`, of
+        norm1(x) where the norm comes first.
         """
         x = self.look_back(x, mask)                                   # (B, N, D)
         x = self.norm2(x) if self.norm_first else x                   # (B, N, D)
@@ -580,7 +588,8 @@ class Transformer(nn.Module):
     code (tensor2tensor), so that sqrt(D) E has variance 1. The big model is
     `Transformer(V, dim=1024, num_heads=16, hidden=4096, dropout=0.3)`.
 
-    Source: sections 3 and 5.4, Table 3.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017,
+    sections 3 and 5.4, Table 3; arXiv 1706.03762v7.
 
     >>> model = Transformer(100, dim=64, hidden=256, layers=2)
     >>> source, target = torch.randint(1, 100, (2, 7)), torch.randint(1, 100, (2, 5))
@@ -693,7 +702,8 @@ def label_smoothing(
 
     Differs from the paper: in nothing; it cites Szegedy et al. 2016 (section 7).
 
-    Source: section 5.4.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 5.4;
+    arXiv 1706.03762v7.
 
     >>> label_smoothing(torch.zeros(2, 5, 10), torch.ones(2, 5, dtype=torch.int64))
     tensor(2.3026)
@@ -720,7 +730,9 @@ def warmup(step: int, *, dim: int = 512, steps: int = 4000) -> float:
     Raises:
         ValueError: if step, dim or steps is below 1.
 
-    Source: section 5.3; with Adam, betas (0.9, 0.98) and eps 1e-9.
+    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 5.3;
+    arXiv 1706.03762v7.
+    Its Adam has betas (0.9, 0.98) and eps 1e-9.
 
     >>> f"{warmup(4000):.1e}"
     '7.0e-04'

@@ -20,8 +20,8 @@ class ViT(nn.Module):
     convolution of stride P. z^0 is the first token, the class token.
 
     Shape:
-        x: (B, C, H, W), any B from 0 and any H and W that are multiples of P: for a
-            picture that has not image_size, E_pos is interpolated (section 3.2).
+        x: (B, C, H, W), any B from 0 and any H and W that are multiples of P; for a
+        picture that has not image_size, E_pos is interpolated (section 3.2).
         logits: (B, num_classes). y: (B, D). E_pos: (1, 1+N, D), N = HW / P^2.
         A NaN in x makes its whole picture NaN, and no other picture.
 
@@ -201,7 +201,13 @@ def rollout(weights: Tensor) -> Tensor:
 
 def vit_ti16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
              in_channels: int = 3, dropout: float = 0.0) -> ViT:
-    """ViT-Ti/16, 5,717,416 parameters; not in the paper, see `vit_b16`."""
+    """ViT-Ti/16, 5,717,416 parameters; not in the paper, see `vit_b16`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = vit_ti16()
+    >>> sum(p.numel() for p in model.parameters())
+    5717416
+    """
     return ViT(image_size, patch_size=16, dim=192, layers=12, num_heads=3,
                hidden=768, num_classes=num_classes, in_channels=in_channels,
                dropout=dropout)
@@ -209,7 +215,13 @@ def vit_ti16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000
 
 def vit_s16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
             in_channels: int = 3, dropout: float = 0.0) -> ViT:
-    """ViT-S/16, 22,050,664 parameters; not in the paper, see `vit_b16`."""
+    """ViT-S/16, 22,050,664 parameters; not in the paper, see `vit_b16`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = vit_s16()
+    >>> sum(p.numel() for p in model.parameters())
+    22050664
+    """
     return ViT(image_size, patch_size=16, dim=384, layers=12, num_heads=6,
                hidden=1536, num_classes=num_classes, in_channels=in_channels,
                dropout=dropout)
@@ -235,6 +247,11 @@ def vit_b16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
     has 304,326,632 parameters; Table 1 prints 307M.
 
     Source: as `ViT`, Table 1.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = vit_b16()
+    >>> sum(p.numel() for p in model.parameters())
+    86567656
     """
     return ViT(image_size, patch_size=16, dim=768, layers=12, num_heads=12,
                hidden=3072, num_classes=num_classes, in_channels=in_channels,
@@ -243,7 +260,13 @@ def vit_b16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
 
 def vit_l16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
             in_channels: int = 3, dropout: float = 0.0) -> ViT:
-    """ViT-Large of Table 1, 304,326,632 parameters; arguments as in `vit_b16`."""
+    """ViT-Large of Table 1, 304,326,632 parameters; arguments as in `vit_b16`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = vit_l16()
+    >>> sum(p.numel() for p in model.parameters())
+    304326632
+    """
     return ViT(image_size, patch_size=16, dim=1024, layers=24, num_heads=16,
                hidden=4096, num_classes=num_classes, in_channels=in_channels,
                dropout=dropout)
@@ -251,7 +274,13 @@ def vit_l16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
 
 def vit_h14(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
             in_channels: int = 3, dropout: float = 0.0) -> ViT:
-    """ViT-Huge of Table 1, 632,045,800 parameters; arguments as in `vit_b16`."""
+    """ViT-Huge of Table 1, 632,045,800 parameters; arguments as in `vit_b16`.
+
+    >>> with torch.device("meta"):      # counts alone, no memory
+    ...     model = vit_h14()
+    >>> sum(p.numel() for p in model.parameters())
+    632045800
+    """
     return ViT(image_size, patch_size=14, dim=1280, layers=32, num_heads=16,
                hidden=5120, num_classes=num_classes, in_channels=in_channels,
                dropout=dropout)

@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -153,9 +154,12 @@ def test_every_public_module_is_in_the_list():
     assert public == {bad[0].__name__ for bad in BAD_ARGUMENTS}
 
 
-def test_every_public_name_exists_and_has_a_docstring():
+def test_every_public_name_has_an_example_and_stands_on_the_api_page():
+    page = (Path(__file__).parents[1] / "api.md").read_text()
     for name in cvattn.__all__:
-        assert inspect.getdoc(getattr(cvattn, name)), name
+        assert ">>> " in inspect.getdoc(getattr(cvattn, name)), name
+        assert re.search(rf"^\.\. auto(class|function):: cvattn\.{name}$", page,
+                         re.MULTILINE), name
 
 
 @every

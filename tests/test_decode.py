@@ -324,8 +324,9 @@ def test_training_mode_and_wrong_sources(search):
     with pytest.raises(ValueError, match=r"^model must be in eval mode, its dropout "
                        r"would decide: call model\.eval\(\)$"):
         search(small().train(), ids(2, 7), start=START, end=END)
-    with pytest.raises(ValueError, match="source must be"):
-        search(small(), torch.zeros(2, 7), start=START, end=END)
+    for source in (torch.zeros(2, 7), ids(2, 7)[0]):
+        with pytest.raises(ValueError, match="^source must be"):
+            search(small(), source, start=START, end=END)
 
 
 @given(b=st.integers(0, 3), m=st.integers(1, 6), beams=st.integers(1, 5),

@@ -1,7 +1,8 @@
 """Tests of the tests: plausible wrong Transformers, and which test catches each.
 
 Each is one mistake put in the place of one function or method. A test of values must
-catch all of them; a test of shapes catches almost none.
+catch all of them. A test of shapes catches none of the wrong attentions, layers and
+models, as their tests show first.
 """
 
 import inspect

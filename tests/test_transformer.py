@@ -763,6 +763,17 @@ def test_encoder_layer_has_as_many_parameters_as_torchs():
         assert numbers[0] == numbers[1] + extra, "bias=False takes theirs everywhere"
 
 
+def test_matrices_start_glorot_uniform_and_biases_zero():
+    torch.manual_seed(0)
+    layer = DecoderLayer(64, hidden=256, bias=True)
+    linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+    assert len(linears) == 10
+    for m in linears:
+        bound = math.sqrt(6 / (m.in_features + m.out_features))
+        assert 0.99 * bound < m.weight.abs().max() <= bound and (m.bias == 0).all()
+        assert m.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
+
+
 # What a user runs into.
 
 @pytest.mark.parametrize("call, message", [
