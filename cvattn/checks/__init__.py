@@ -1,5 +1,5 @@
 """The exercises of all chapters, by name."""
 
-from . import se
+from . import clinic, se
 
-EXERCISES = {**se.EXERCISES}
+EXERCISES = {**se.EXERCISES, **clinic.EXERCISES}

@@ -111,13 +111,13 @@ def probes(well: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 name = "sum" if (fault, method) == ("scale", "weights") else fault
                 yield name, altered(well, method, change)
     if parameters:
-        yield "gradient", Frozen(well)
+        yield "gradient", frozen(well)
     module = copy.deepcopy(well)
     module.extra = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     yield "count", module
 
 
-def Frozen(well: nn.Module) -> nn.Module:
+def frozen(well: nn.Module) -> nn.Module:
     """Return a copy in which the gradient stops at all parameters but the first."""
     module = altered(well, "forward", lambda y: y)
     true = module.__class__.forward
@@ -184,7 +184,7 @@ def verdict(answer: Callable, module: nn.Module, x: Tensor) -> object:
     raise Says(BOOL)
 
 
-def ask(case: Patient, size: int, answer: Callable, module: nn.Module, x: Tensor):
+def ask(case: Patient, answer: Callable, module: nn.Module, x: Tensor):
     """Return the verdict if it is right; raise Says with the mistake if not."""
     before = state(module)
     first = verdict(answer, module, x)
@@ -197,7 +197,7 @@ def ask(case: Patient, size: int, answer: Callable, module: nn.Module, x: Tensor
         raise Says(COIN)
     if first is isinstance(module, case.sick):
         return first
-    well, _ = examined(case, case.well, size)
+    well = right_one(case, x)
     if not first:
         raise Says(diagnosis(answer, well, x) or acquits(tuple(x.shape)))
     if type(module) is not case.well and verdict(answer, well, x) is False:
@@ -205,28 +205,30 @@ def ask(case: Patient, size: int, answer: Callable, module: nn.Module, x: Tensor
     raise Says(convicts(tuple(x.shape)))
 
 
-def examinations(case: Patient) -> list[tuple]:
+def examinations(case: Patient) -> list[tuple[nn.Module, Tensor]]:
     """The broken module and the right one at each size, and one under its name."""
-    rows = [(size, *examined(case, cls, size))
-            for size in range(len(case.sizes)) for cls in (case.sick, case.well)]
     alias = type(case.sick.__name__, (case.well,), {})
-    return [*rows, (0, *examined(case, alias, 0))]
+    rows = [examined(case, cls, size)
+            for size in range(len(case.sizes)) for cls in (case.sick, case.well)]
+    return [*rows, examined(case, alias, 0)]
+
+
+def right_one(case: Patient, x: Tensor) -> nn.Module:
+    """Return the right module that takes this x."""
+    size = next(n for n, (_, shape) in enumerate(case.sizes) if shape == x.shape)
+    return examined(case, case.well, size)[0]
 
 
 def exercise(number: int, test: Callable, right: str, *wrong: Wrong) -> Exercise:
     case = PATIENTS[number]
-
-    def call(answer, module, x):
-        size = next(n for n, (_, shape) in enumerate(case.sizes) if shape == x.shape)
-        return ask(case, size, answer, module, x)
 
     return Exercise(
         name=f"ill_{number}",
         reference=test,
         right=right,
         given="module x",
-        call=call,
-        cases=lambda: [(module, x) for _, module, x in examinations(case)],
+        call=partial(ask, case),
+        cases=partial(examinations, case),
         wrong=(*anybody(case, test), *wrong),
     )
 
@@ -236,16 +238,19 @@ def exercise(number: int, test: Callable, right: str, *wrong: Wrong) -> Exercise
 
 def anybody(case: Patient, test: Callable) -> Iterator[Wrong]:
     (_, first), sick = case.sizes[0], case.sick
-    shapes = {shape: examined(case, case.well, n)[0](torch.zeros(
-        shape, dtype=torch.float64)).shape for n, (_, shape) in enumerate(case.sizes)}
+
+    def meddles(module, x):
+        found = test(module, x)
+        module.train()
+        return found
+
     yield Wrong(lambda module, x: False, acquits(first))
     yield Wrong(lambda module, x: True, convicts(first))
     yield Wrong(lambda module, x: type(module).__name__ == sick.__name__, NAME)
     yield Wrong(lambda module, x: 1.0 * test(module, x), BOOL)
-    yield Wrong(lambda module, x: bool(module.train()) and test(
-        module.eval(), x) or not module.train(), CHANGED)
+    yield Wrong(meddles, CHANGED)
     yield Wrong(lambda module, x: (torch.rand(()) < 0.5).item(), COIN)
-    yield Wrong(lambda module, x: module(x).shape != shapes[tuple(x.shape)], SHAPE)
+    yield Wrong(lambda module, x: module(x).shape != right_one(case, x)(x).shape, SHAPE)
     yield Wrong(lambda module, x: not module(x).isfinite().all(), FINITE)
 
 
@@ -266,12 +271,8 @@ def idle(module, x):
     return any(p.grad is None or not p.grad.any() for p in module.parameters())
 
 
-def count(number):
-    case = PATIENTS[number]
-    right = {shape: sum(p.numel() for p in examined(case, case.well, n)[0].parameters())
-             for n, (_, shape) in enumerate(case.sizes)}
-    return lambda module, x: sum(
-        p.numel() for p in module.parameters()) != right[tuple(x.shape)]
+def size(module):
+    return sum(p.numel() for p in module.parameters())
 
 
 def sums(dim):
@@ -283,7 +284,8 @@ gradient, batch, again = Wrong(idle, GRADIENT), Wrong(alone, BATCH), Wrong(twice
 
 
 def counted(number):
-    return Wrong(count(number), COUNT)
+    case = PATIENTS[number]
+    return Wrong(lambda module, x: size(module) != size(right_one(case, x)), COUNT)
 
 
 # The ten tests -----------------------------------------------------------------
@@ -300,7 +302,7 @@ def cut(module, x):
     return any(p.grad is None for p in module.channel.parameters())
 
 
-def maximum(module, x, channels=2):
+def maximum(module, x):
     y = x.clone()
     y[:, 0] += 3
     y[:, 1] -= 3
@@ -373,9 +375,7 @@ EXERCISES = {
     "clinic-6": exercise(
         6, twice, "In evaluation mode the same x must give the same y. F.dropout drops "
         "unless it is told training=self.training; the layer nn.Dropout knows.",
-        gradient, counted(6),
-        Wrong(lambda module, x: not torch.allclose(
-            module(x).mean(dim=(1, 2)), module(x).mean(dim=(1, 2)), atol=2), None)),
+        gradient, counted(6)),
     "clinic-7": exercise(
         7, waves, "The last pair of channels has the longest wave, and there the "
         "exponents differ most. A number computed by hand from the equation convicts.",
