@@ -35,7 +35,7 @@ lint: setup  ## ruff over code and notebooks
 	@$(BIN)/ruff check .
 
 bench: setup  ## time and memory of every module beside its peers (BENCH=--quick, …)
-	@$(BIN)/python benchmarks/bench.py $(BENCH)
+	@$(BIN)/python -m benchmarks.bench $(BENCH)
 
 student: setup  ## write the student edition, without solutions
 	@$(BIN)/python _tools/student.py

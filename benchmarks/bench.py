@@ -2,9 +2,9 @@
 
     make bench                                   # the table
     make bench BENCH=--write                     # and keep it in benchmarks/results
-    python benchmarks/bench.py --quick           # few turns, to try it
-    python benchmarks/bench.py --compiled        # under torch.compile too
-    python benchmarks/bench.py --only SE CBAM    # some modules
+    python -m benchmarks.bench --quick           # few turns, to try it
+    python -m benchmarks.bench --compiled        # under torch.compile too
+    python -m benchmarks.bench --only SE CBAM    # some modules
 
 Before anything is measured, ours gets each peer's weights (`cvattn.weights`) and must
 give its output. Then they take turns, in an order that changes, so that whatever else
@@ -27,7 +27,6 @@ kept     what the forward pass keeps for the backward pass, as `cvattn.cost` cou
 """
 
 import argparse
-import itertools
 import json
 import math
 import os
@@ -36,23 +35,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import profiler
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import cvattn  # noqa: E402
-from benchmarks import official, peers  # noqa: E402
-from cvattn import cost, weights  # noqa: E402
-from cvattn.experiments.grid import hardware, versions  # noqa: E402
-from cvattn.transformer import (  # noqa: E402
+import cvattn
+from benchmarks import official, peers
+from cvattn import cost, weights
+from cvattn.experiments.grid import hardware, versions
+from cvattn.transformer import (
     DecoderLayer,
     EncoderLayer,
     MultiHeadAttention,
@@ -225,34 +220,9 @@ def quartiles(above: list[float], below: list[float]) -> list[float]:
     return statistics.quantiles(ratios, n=4, method="inclusive")
 
 
-@contextmanager
-def silence() -> Iterator[None]:
-    """Within the block nothing reaches the screen from below Python."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def peak(do: Callable, model: nn.Module, x: Tensor, g: Tensor) -> int:
     """Return the most bytes of a pass beyond those before it, gradients included."""
-    model.zero_grad()
-    x.grad = None
-    if x.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        do(model, x, g)
-        return torch.cuda.max_memory_allocated() - before
-    with silence(), profiler.profile(profile_memory=True) as profile:
-        do(model, x, g)
-    events = [e for e in profile.kineto_results.events() if e.name() == "[memory]"]
-    events.sort(key=lambda e: e.start_ns())
-    return max(itertools.accumulate((e.nbytes() for e in events), initial=0))
+    return cost.peak(lambda model, inputs: do(model, *inputs, g), model, [x], x.device)
 
 
 def least_bytes(name: str, model: nn.Module, x: Tensor, y: Tensor) -> int:
@@ -346,7 +316,7 @@ def record(found: list[dict], timm, torchvision, channels_last: bool) -> Path:
     RESULTS.mkdir(exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps({
-        "command": "python benchmarks/bench.py " + " ".join(sys.argv[1:]),
+        "command": "python -m benchmarks.bench " + " ".join(sys.argv[1:]),
         "hardware": hardware() | {"threads": torch.get_num_threads()},
         "versions": versions() | {"timm": timm.__version__,
                                   "torchvision": torchvision.__version__},

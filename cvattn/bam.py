@@ -204,4 +204,4 @@ class BAM(nn.Module):
         return torch.sigmoid(M)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + x * self.gate(x)                           # (B, C, H, W)
+        return torch.addcmul(x, x, self.gate(x))    # x + x * M in one pass

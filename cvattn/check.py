@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 AXES = {"B": "pictures", "C": "channels", "D": "hidden units", "H": "rows",
-        "W": "columns"}
+        "W": "columns", "N": "queries", "M": "keys", "V": "entries of a value"}
 BLANK = (
     "nothing here yet. That is where everybody starts: write the body, return the "
     "result, and run the check again. The hint is folded under the exercise."

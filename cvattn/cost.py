@@ -16,10 +16,8 @@ MACs        multiplications that are added up, in convolutions, matrix products 
 FLOPs       2 * MACs: the multiplication is one, the addition another.
 peak        the most bytes alive at once, beyond the weights and the inputs: of a
             forward pass without gradient in eval mode, and of a forward and backward
-            pass in training mode, whose gradients it includes. On CUDA what torch's
-            allocator says. On CPU the bytes of all living tensors after each
-            operation: the same in every run, but blind to what a kernel allocates
-            for itself and frees before it returns.
+            pass in training mode, whose gradients it includes. As torch's allocator
+            counts it, so also what a kernel takes for itself and gives back.
 kept        the bytes that a forward pass in training mode keeps for the backward
             pass, weights and buffers excluded; inputs that it needs are included.
 seconds     the median of several runs; models that are compared take turns.
@@ -27,15 +25,18 @@ seconds     the median of several runs; models that are compared take turns.
 
 import argparse
 import copy
+import itertools
+import os
 import statistics
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.autograd import profiler
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
@@ -107,35 +108,17 @@ def macs(model: nn.Module, *inputs) -> int:
     return counter.get_total_flops() // 2
 
 
-class Living(TorchDispatchMode):
-    """Follow the bytes of the tensors that operations make, until they are freed."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = {}     # address of a storage -> weak reference, while it lives
-
-    def meet(self, tensors, made: bool) -> None:
-        for tensor in tree_leaves(tensors):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                key, size = storage._cdata, storage.nbytes() if made else 0
-                if key not in self.known:
-                    self.known[key] = weakref.ref(
-                        storage, lambda _, key=key, size=size: self.forget(key, size))
-                    self.now += size
-
-    def forget(self, key: int, size: int) -> None:
-        del self.known[key]
-        self.now -= size
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        self.meet((args, kwargs), made=False)       # what was there before
-        out = func(*args, **kwargs)
-        self.meet(out, made=True)
-        self.peak = max(self.peak, self.now)
-        return out
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within the block nothing reaches the screen from below Python."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def reset(model: nn.Module, inputs) -> None:
@@ -174,9 +157,11 @@ def peak(step: Callable, model: nn.Module, inputs, device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         step(model, inputs)
         return torch.cuda.max_memory_allocated(device) - before
-    with Living() as living:
+    with silence(), profiler.profile(profile_memory=True) as profile:
         step(model, inputs)
-    return living.peak
+    events = [e for e in profile.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    return max(itertools.accumulate((e.nbytes() for e in events), initial=0))
 
 
 def kept(model: nn.Module, inputs) -> int:
@@ -236,7 +221,7 @@ def compare(models: dict[str, nn.Module], *inputs, repeats: int = 5,
             training: bool = True) -> dict[str, Cost]:
     """Return the cost of each model, all called with the same inputs.
 
-    The models are copied first: yours keep their mode, gradients and statistics.
+    Models and inputs are copied first: yours keep their mode, values and gradients.
     On the meta device there are only counts. An input with requires_grad=True gets
     its gradient, as in the middle of a network.
 
@@ -261,8 +246,9 @@ def compare(models: dict[str, nn.Module], *inputs, repeats: int = 5,
         raise ValueError(f"repeats must be 0 or more, got repeats={repeats}")
     device = where(models, inputs)
     models = {name: copy.deepcopy(model) for name, model in models.items()}
-    inputs = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
-              for x in inputs]
+    memory = {}     # with it, inputs that share memory still share it
+    inputs = [copy.deepcopy(x.detach(), memory).requires_grad_(x.requires_grad)
+              if isinstance(x, Tensor) else x for x in inputs]
     steps = {"forward": infer, "training": train} if training else {"forward": infer}
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         costs = {name: Cost(*count(model), macs(model.eval(), *inputs))

@@ -16,17 +16,21 @@ def log_p(model: Transformer, target: Tensor, memory: Tensor, seen: Tensor | Non
     return logits.log_softmax(-1, torch.promote_types(logits.dtype, torch.float32))
 
 
-def limits(model: Transformer, source: Tensor, extra: int) -> Tensor:
+def limits(model: Transformer, source: Tensor, end: int, extra: int) -> Tensor:
     """Check the arguments; return the most tokens that each source may give, (B,)."""
     if model.training:
         raise ValueError("model must be in eval mode, its dropout would decide: "
                          "call model.eval()")
     if extra < 0:
         raise ValueError(f"extra must be at least 0, got extra={extra}")
+    if end == model.pad:
+        raise ValueError(
+            f"end must not be padding, which is never written, got end={end}")
     seen = model.tokens(source, "source")
     if seen is None:
         seen = torch.ones_like(source, dtype=torch.bool)
-    return seen.flatten(1).sum(dim=1) + extra
+    longest = len(model.positions.PE)
+    return (seen.flatten(1).sum(dim=1) + extra).clamp(max=longest)
 
 
 def penalty(length: Tensor | int, alpha: float) -> Tensor | float:
@@ -51,13 +55,14 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
         source: what to translate.
         start: the id that begins every target.
         end: the id after which a target is complete.
-        extra: how many tokens more than its source a target may have.
+        extra: how many tokens more than its source a target may have, but no more in
+            all than the model's max_length.
         cached: keep the keys and values of earlier tokens, which changes the time
             and nothing else; False computes all of them anew for each token.
 
     Raises:
-        ValueError: if the model is in training mode, if extra is negative, or on a
-            source that `Transformer` does not take.
+        ValueError: if the model is in training mode, if extra is negative, if end is
+            the model's padding, or on a source that `Transformer` does not take.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 6.1,
     for the length; arXiv 1706.03762v7.
@@ -67,7 +72,7 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
     >>> greedy(model, source, start=1, end=2, extra=0).shape[1] <= 5
     True
     """
-    limit, (memory, seen) = limits(model, source, extra), model.encode(source)
+    limit, (memory, seen) = limits(model, source, end, extra), model.encode(source)
     fill, cache = end if model.pad is None else model.pad, {} if cached else None
     target = source.new_full((len(source), 1), start)
     done = limit < 1
@@ -103,7 +108,7 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
         end: the id after which a target is complete.
         beams: how many beginnings live.
         alpha: how much long targets are helped; 0 is not at all.
-        extra: how many tokens more than its source a target may have.
+        extra: as in `greedy`.
         cached: as in `greedy`.
 
     Raises:
@@ -124,7 +129,7 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
     if beams < 1 or alpha < 0:
         raise ValueError("beams must be positive and alpha at least 0, "
                          f"got beams={beams}, alpha={alpha}")
-    limit, (memory, seen) = limits(model, source, extra), model.encode(source)
+    limit, (memory, seen) = limits(model, source, end, extra), model.encode(source)
     fill, cache = end if model.pad is None else model.pad, {} if cached else None
     memory = memory.repeat_interleave(beams, dim=0)
     seen = None if seen is None else seen.repeat_interleave(beams, dim=0)
@@ -158,6 +163,8 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
 
         target = grown[rows[:, None], live].flatten(0, 1)
         parent = parent[rows[:, None], live].flatten()
-        for module, (K, V_) in (cache or {}).items():
-            cache[module] = K[parent], V_[parent]
+        if cache is not None:       # the memory's keys are the same for all beams
+            for layer in model.decoder:
+                K, V_ = cache[layer.attention]
+                cache[layer.attention] = K[parent], V_[parent]
     return best[:, : int(length.max()) if B else 0]

@@ -113,7 +113,7 @@ BIASED = partial(SE, bias=True)
 CODE_BAM = partial(BAM, combine="product", norm="hidden")
 
 
-def printed(network: Callable, attention=None) -> Callable:
+def halved_first(network: Callable, attention=None) -> Callable:
     """A network that halves the picture in the first 1x1."""
     return partial(network, attention, stride_in="1x1")
 
@@ -177,12 +177,12 @@ WOO = "Woo et al., ECCV 2018, arXiv 1807.06521v2"
 TABLES = (
     Table("SE, Table 2", HU, "SE without biases; stride in the first 1x1 in ResNet, in "
           "the 3x3 in ResNeXt", (
-        Row("ResNet-50", printed(resnet50), gflops="3.86"),
-        Row("ResNet-50 + SE", printed(resnet50, SE), gflops="3.87", why=CAFFE),
-        Row("ResNet-101", printed(resnet101), gflops="7.58", why=CAFFE),
-        Row("ResNet-101 + SE", printed(resnet101, SE), gflops="7.60", why=CAFFE),
-        Row("ResNet-152", printed(resnet152), gflops="11.30", why=CAFFE),
-        Row("ResNet-152 + SE", printed(resnet152, SE), gflops="11.32", why=CAFFE),
+        Row("ResNet-50", halved_first(resnet50), gflops="3.86"),
+        Row("ResNet-50 + SE", halved_first(resnet50, SE), gflops="3.87", why=CAFFE),
+        Row("ResNet-101", halved_first(resnet101), gflops="7.58", why=CAFFE),
+        Row("ResNet-101 + SE", halved_first(resnet101, SE), gflops="7.60", why=CAFFE),
+        Row("ResNet-152", halved_first(resnet152), gflops="11.30", why=CAFFE),
+        Row("ResNet-152 + SE", halved_first(resnet152, SE), gflops="11.32", why=CAFFE),
         Row("ResNeXt-50", resnext50, gflops="4.24", why=CAFFE),
         Row("ResNeXt-50 + SE", partial(resnext50, SE), gflops="4.25", why=CAFFE),
         Row("ResNeXt-101", resnext101, gflops="7.99", why=CAFFE),
@@ -204,40 +204,40 @@ TABLES = (
         Row("all", partial(resnet50, SE), "28.1"),
     )),
     Table("CBAM, Table 1: channel gates in ResNet-50", WOO, "as in Table 4", (
-        Heard("mean", printed(resnet50, gate("mean")), "25.92", why=TABLE_1),
-        Heard("max", printed(resnet50, gate("max")), "25.92", why=TABLE_1),
-        Heard("mean and max", printed(resnet50, gate("mean", "max")), "25.92",
+        Heard("mean", halved_first(resnet50, gate("mean")), "25.92", why=TABLE_1),
+        Heard("max", halved_first(resnet50, gate("max")), "25.92", why=TABLE_1),
+        Heard("mean and max", halved_first(resnet50, gate("mean", "max")), "25.92",
               why=TABLE_1),
     )),
     Table("CBAM, Table 2: ResNet-50", WOO, "as in Table 4; conv is a 1x1 convolution "
           "in place of mean and maximum", (
-        Heard("channel", printed(resnet50, cbam(order="channel")), "28.09"),
-        Heard("conv, k = 3", printed(resnet50, conv(3)), "28.10"),
-        Heard("conv, k = 7", printed(resnet50, conv(7)), "28.10", "3.869"),
-        Heard("k = 3", printed(resnet50, cbam(kernel_size=3)), "28.09", "3.863"),
-        Heard("k = 7", printed(resnet50, cbam()), "28.09", "3.864"),
+        Heard("channel", halved_first(resnet50, cbam(order="channel")), "28.09"),
+        Heard("conv, k = 3", halved_first(resnet50, conv(3)), "28.10"),
+        Heard("conv, k = 7", halved_first(resnet50, conv(7)), "28.10", "3.869"),
+        Heard("k = 3", halved_first(resnet50, cbam(kernel_size=3)), "28.09", "3.863"),
+        Heard("k = 7", halved_first(resnet50, cbam()), "28.09", "3.864"),
     )),
     Table("CBAM, Table 4", WOO, "the authors' modules: biases in SE and in the channel "
           "gate, BatchNorm in the spatial gate; stride in the first 1x1, though their "
           "code has it in the 3x3", (
-        Heard("ResNet-18", printed(resnet18), "11.69", "1.814"),
-        Heard("ResNet-18 + SE", printed(resnet18, BIASED), "11.78", "1.814"),
-        Heard("ResNet-18 + CBAM", printed(resnet18, cbam()), "11.78", "1.815"),
-        Heard("ResNet-34", printed(resnet34), "21.80", "3.664"),
-        Heard("ResNet-34 + SE", printed(resnet34, BIASED), "21.96", "3.664"),
-        Heard("ResNet-34 + CBAM", printed(resnet34, cbam()), "21.96", "3.665"),
-        Row("ResNet-50", printed(resnet50), "25.56", "3.858"),
-        Row("ResNet-50 + SE", printed(resnet50, BIASED), "28.09", "3.860"),
-        Row("ResNet-50 + CBAM", printed(resnet50, cbam()), "28.09", "3.864"),
-        Heard("ResNet-101", printed(resnet101), "44.55", "7.570"),
-        Heard("ResNet-101 + SE", printed(resnet101, BIASED), "49.33", "7.575"),
-        Heard("ResNet-101 + CBAM", printed(resnet101, cbam()), "49.33", "7.581"),
-        Heard("ResNeXt-50", printed(resnext50), "25.03", "3.768"),
-        Heard("ResNeXt-50 + SE", printed(resnext50, BIASED), "27.56", "3.771"),
-        Heard("ResNeXt-50 + CBAM", printed(resnext50, cbam()), "27.56", "3.774"),
-        Heard("ResNeXt-101", printed(resnext101), "44.18", "7.508"),
-        Heard("ResNeXt-101 + SE", printed(resnext101, BIASED), "48.96", "7.512"),
-        Heard("ResNeXt-101 + CBAM", printed(resnext101, cbam()), "48.96", "7.519"),
+        Heard("ResNet-18", halved_first(resnet18), "11.69", "1.814"),
+        Heard("ResNet-18 + SE", halved_first(resnet18, BIASED), "11.78", "1.814"),
+        Heard("ResNet-18 + CBAM", halved_first(resnet18, cbam()), "11.78", "1.815"),
+        Heard("ResNet-34", halved_first(resnet34), "21.80", "3.664"),
+        Heard("ResNet-34 + SE", halved_first(resnet34, BIASED), "21.96", "3.664"),
+        Heard("ResNet-34 + CBAM", halved_first(resnet34, cbam()), "21.96", "3.665"),
+        Row("ResNet-50", halved_first(resnet50), "25.56", "3.858"),
+        Row("ResNet-50 + SE", halved_first(resnet50, BIASED), "28.09", "3.860"),
+        Row("ResNet-50 + CBAM", halved_first(resnet50, cbam()), "28.09", "3.864"),
+        Heard("ResNet-101", halved_first(resnet101), "44.55", "7.570"),
+        Heard("ResNet-101 + SE", halved_first(resnet101, BIASED), "49.33", "7.575"),
+        Heard("ResNet-101 + CBAM", halved_first(resnet101, cbam()), "49.33", "7.581"),
+        Heard("ResNeXt-50", halved_first(resnext50), "25.03", "3.768"),
+        Heard("ResNeXt-50 + SE", halved_first(resnext50, BIASED), "27.56", "3.771"),
+        Heard("ResNeXt-50 + CBAM", halved_first(resnext50, cbam()), "27.56", "3.774"),
+        Heard("ResNeXt-101", halved_first(resnext101), "44.18", "7.508"),
+        Heard("ResNeXt-101 + SE", halved_first(resnext101, BIASED), "48.96", "7.512"),
+        Heard("ResNeXt-101 + CBAM", halved_first(resnext101, cbam()), "48.96", "7.519"),
     )),
     Table("BAM, ImageNet and CIFAR-100", "Park et al., BMVC 2018, arXiv 1807.06514v2",
           "the authors' module: product of the branches, BatchNorm after the hidden "

@@ -1,5 +1,6 @@
 """Residual networks with a place for attention in every block or stage."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -121,12 +122,13 @@ class ResNet(nn.Module):
         if stride_in not in ("3x3", "1x1"):
             raise ValueError(f"stride_in must be '3x3' or '1x1', got {stride_in!r}")
         stages = len(depths)
+        each = attention
         if not isinstance(attention, Sequence):
-            attention = [attention] * stages
+            each = [attention] * stages
             if place == "stage":
-                attention[-1] = None
-        if len(attention) != stages or not all(
-            a is None or callable(a) and not isinstance(a, nn.Module) for a in attention
+                each[-1] = None
+        if len(each) != stages or not all(
+            a is None or callable(a) and not isinstance(a, nn.Module) for a in each
         ):
             raise ValueError(
                 "attention must be a callable, channels -> module, or one callable or "
@@ -139,20 +141,21 @@ class ResNet(nn.Module):
                 blocks.append(Block(
                     channels, width, 2 if i > 0 and j == 0 else 1,
                     bottleneck=bottleneck, shortcut=shortcut, place=place,
-                    attention=None if place == "stage" else attention[i],
+                    attention=None if place == "stage" else each[i],
                     stride_in=stride_in, expansion=expansion, groups=groups,
                     middle=middle,
                 ))
                 channels = width * expansion if bottleneck else width
             parts[f"layer{i + 1}"] = nn.Sequential(*blocks)
-            if place == "stage" and attention[i] is not None:
-                parts[f"attention{i + 1}"] = attention[i](channels)
+            if place == "stage" and each[i] is not None:
+                parts[f"attention{i + 1}"] = each[i](channels)
         self.order = list(parts)
         for name, module in parts.items():
             self.add_module(name, module)
         self.fc = nn.Linear(channels, num_classes)
         for name, m in self.named_modules():
-            if isinstance(m, nn.Conv2d) and "attention" not in name:
+            inside = re.search(r"(^|\.)attention\d*(\.|$)", name)
+            if isinstance(m, nn.Conv2d) and not inside:
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x: Tensor) -> Tensor:
@@ -331,7 +334,7 @@ def sknet50(attention: Attentions = None, *, place: str = "standard",
     Args:
         middle: called with a number of channels and stride=, gives the module that
             stands in place of a 3x3, its BatchNorm and its ReLU: SK, or for example
-            partial(SK, branches=3).
+            partial(SK, branches=3). Its convolutions start as the network's do.
 
     The other arguments are those of `resnet50`.
 

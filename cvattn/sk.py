@@ -40,8 +40,10 @@ class SK(nn.Module):
 
     Differs from the paper: in nothing; nor from the authors' models (Caffe), which
     like it have no biases, except that their SKNet-101 has d = 16 in its second
-    stage, where Eq. 4 gives 32. timm's SelectiveKernel splits x among its branches
-    unless `split_input=False`, and rounds d to a multiple of `rd_divisor`.
+    stage, where Eq. 4 gives 32, and that their W and A start from a normal
+    distribution of deviation 0.01, ours as nn.Linear does. timm's SelectiveKernel
+    splits x among its branches unless `split_input=False`, and rounds d to a multiple
+    of `rd_divisor`.
 
     Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, section 3.1;
     arXiv 1903.06586v2.

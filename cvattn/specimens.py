@@ -3,9 +3,9 @@
 The page of snippets that this book grew from held the faults of `SPECIMENS`, each by
 its name (`"sa-1"`) and with the cases in which it shows: build it, give it an x of that
 shape, and see what happens. Those of `CASES` were found in repositories that people
-use; the docstring names the public thread. A silent fault is written as the right
-module with one method or layer changed, so that the same weights fit both. Nothing
-here is for use.
+use; the docstring names the public thread. Wherever it can be, a silent fault is the
+right module with one method or layer changed, so that the same weights fit both.
+Nothing here is for use.
 """
 
 import inspect
@@ -283,7 +283,7 @@ class NeverLowers(ChannelGate):
 
 class Misaligned(ChannelGate):
     """bc-5. (B, C) expanded as (B, C, H, W) is set against the last two axes. Call;
-    silent where H = B and W = C. Cure: [:, :, None, None].
+    silent where W = C and H = B, or B = 1. Cure: [:, :, None, None].
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -454,7 +454,8 @@ class SoftmaxOverAll(SK):
 
 class NoSpatialAxes(SK):
     """sk-6. The weights are viewed as (B, M C) and then meet maps (B, M C, H, W).
-    Call; silent where W = M C and H = B, or B = 1. Cure: keep two axes of length 1.
+    Call; silent where W = M C and H = B, or where an axis of length 1 is broadcast,
+    as on a map of one pixel. Cure: keep two axes of length 1.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -508,7 +509,8 @@ class HalfAtFirst(SpatialAttention):
     """
 
     def __init__(self, channels: int, **arguments: int):
-        super().__init__(channels, norm=True, **arguments)
+        super().__init__(channels, **arguments)
+        self.norm = nn.BatchNorm2d(1, momentum=0.01)
         nn.init.zeros_(self.norm.weight)                    # the fault
 
 
@@ -583,8 +585,8 @@ class BesselLayer(EncoderLayer):
 
 class ShortOfTheEdge(SpatialTransformer):
     """[-1, 1] is stretched over W - 1 pixels and not W: at the start, where nothing
-    should move, the last column shows the one before it. Silent. Cure: W - 1 steps
-    between W pixels.
+    should move, the last column and the last row show those before them. Silent.
+    Cure: W - 1 steps between W pixels.
 
     Seen in: kevinzakka/spatial-transformer-network, issue 13, which had reported W
     steps; one too many was taken off.

@@ -1,5 +1,8 @@
 """Spatial transformer: the network chooses where in the picture to look."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,8 +57,8 @@ def bilinear_sample(x: Tensor, grid: Tensor, *, align_corners: bool = False) -> 
     Shape:
         x: (B, C, H, W). grid: (B, Hout, Wout, 2), x before y. V: (B, C, Hout, Wout),
         in x's type and layout; computed in the wider type of x, grid and float32.
-        A NaN in grid gives NaN there; an infinity is outside and gives 0. No pictures
-        give no pictures.
+        A NaN in grid gives NaN there; an infinity is outside and gives 0, but NaN where
+        x is one pixel wide with align_corners. No pictures give no pictures.
 
     Args:
         x: U, the map to read.
@@ -112,10 +115,12 @@ class SpatialTransformer(nn.Module):
     "tps" moves a regular grid of points over [-1, 1]^2; between them, a thin plate
     spline (Bookstein 1989), U(r) = r^2 log r^2.
 
-    It starts as the identity, which gives x to rounding, and x exactly where H and W
-    are powers of two (with align_corners: powers of two plus one). As the regressor
-    starts at zero, the first step of training moves it alone and not localise. There
-    every place is a pixel centre, so that step's slopes are one-sided differences.
+    It starts as the identity, which gives x (or, with another size, x resized) to
+    rounding, and x exactly where H and W are powers of two (with align_corners: powers
+    of two plus one); a "tps" keeps float32's rounding when cast to float64. As the
+    regressor starts at zero, the first step of training moves it alone and not
+    localise. In x's own size every place is then a pixel centre, so that step's slopes
+    are one-sided differences.
 
     Shape:
         x: (B, C, H, W). y: (B, C, Hout, Wout), in x's type and layout.
@@ -191,7 +196,8 @@ class SpatialTransformer(nn.Module):
             self.regressor.bias.copy_(start)
         self.features, self.transform = features, transform
         self.size, self.align_corners = size, align_corners
-        # No buffer: it follows from points, and no cast of the module may round it.
+        # No buffer: it follows from points, and no cast of the module may round it. On
+        # the CPU, for a module built on the meta device must still have its numbers.
         self.inverse = spline_inverse(points) if transform == "tps" else None
 
     def theta(self, x: Tensor) -> Tensor:
@@ -203,7 +209,7 @@ class SpatialTransformer(nn.Module):
                 f"localise(x) must be ({x.shape[0]}, {self.features}), "
                 f"got {tuple(f.shape)}"
             )
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x):
             p = self.regressor(f.to(self.regressor.weight.dtype))
         return as_map(p, self.transform)
 
@@ -283,7 +289,7 @@ def spline_features(T: Tensor, P: Tensor) -> Tensor:
 
 def spline_inverse(points: int) -> Tensor:
     """Invert Bookstein's [[K, P1], [P1^T, 0]]; return what multiplies the points."""
-    P = controls(points, torch.empty(0, dtype=torch.float64))
+    P = controls(points, torch.empty(0, dtype=torch.float64, device="cpu"))
     K_P1 = spline_features(P, P)                         # (points^2, points^2+3)
     L = torch.cat((K_P1, F.pad(K_P1[:, points**2:].T, (0, 3))))
     return torch.linalg.inv(L)[:, : points**2]           # (points^2+3, points^2)
@@ -293,16 +299,26 @@ def spline_grid(
     theta: Tensor, inverse: Tensor, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
     """Bookstein's spline that sends the regular points to theta (B, points^2, 2)."""
-    theta = theta.to(wide(theta.dtype))
-    P = controls(round(theta.shape[1] ** 0.5), theta)    # (points^2, 2)
-    Hout, Wout = size
-    xt = centres(Wout, align_corners, theta).expand(Hout, Wout)
-    yt = centres(Hout, align_corners, theta)[:, None].expand(Hout, Wout)
-    T = torch.stack((xt, yt), -1)                        # (Hout, Wout, 2)
+    points = round(theta.shape[1] ** 0.5)
     # Sending P to P is the identity, so only the moves away from it need the spline.
-    with torch.autocast(theta.device.type, enabled=False):
-        basis = spline_features(T, P) @ inverse.to(theta)
-        return T + torch.einsum("hwn, bnk -> bhwk", basis, theta - P)
+    # From P as theta's type rounds it: a start cast to bfloat16 has not moved.
+    moves = theta.to(wide(theta.dtype)) - controls(points, theta)  # (B, points^2, 2)
+    P = controls(points, moves)                          # (points^2, 2)
+    Hout, Wout = size
+    xt = centres(Wout, align_corners, moves).expand(Hout, Wout)
+    yt = centres(Hout, align_corners, moves)[:, None].expand(Hout, Wout)
+    T = torch.stack((xt, yt), -1)                        # (Hout, Wout, 2)
+    with no_autocast(moves):
+        basis = spline_features(T, P) @ inverse.to(moves)
+        return T + torch.einsum("hwn, bnk -> bhwk", basis, moves)
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager:
+    """Return a context in which autocast changes no type, on any device, meta too."""
+    device = x.device.type
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def wide(*dtypes: torch.dtype) -> torch.dtype:
@@ -330,7 +346,7 @@ def check_map(x: Tensor) -> None:
 
 
 def check_size(size: tuple[int, int]) -> None:
-    if len(size) != 2 or not all(
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(
         isinstance(n, int | torch.SymInt) and n > 0 for n in size
     ):
-        raise ValueError(f"size must be two positive integers, got {tuple(size)}")
+        raise ValueError(f"size must be two positive integers, got {size!r}")

@@ -78,6 +78,7 @@ def weights(
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if mask is None:
         return scores.softmax(dim=-1)
+    # A row of -inf alone would be NaN, in value and in gradient: it stays open.
     seeing = mask.any(dim=-1, keepdim=True)
     scores = scores.masked_fill(~mask & seeing, -math.inf)
     return scores.softmax(dim=-1).masked_fill(~seeing, 0.0)
@@ -159,8 +160,8 @@ class MultiHeadAttention(nn.Module):
         mask: bool, (B, h, N, M) with a 1 for any axis along which it is the same;
         True where a query may look. All four axes are demanded, because a (B, M)
         mask of padding would pass for an (N, M) one: give mask[:, None, None].
-        A query that may look nowhere takes zeros. A NaN in x makes its picture NaN;
-        under a mask it still does, for a weight of zero times NaN is NaN.
+        A query that may look nowhere takes zeros. A NaN in x or in the context can
+        spoil its whole picture, through a mask too: zero times NaN is NaN.
 
     Args:
         dim: D, the channels of x, of the context and of y.
@@ -343,7 +344,7 @@ class PositionalEncoding(nn.Module):
 
     Raises:
         ValueError: if dim or max_length is not positive, if x is not (B, N, dim), or
-            if it reaches beyond max_length.
+            if it starts before position 0 or reaches beyond max_length.
 
     Differs from the paper: in nothing; it gives the equation no number. Its code
     (tensor2tensor) puts all sines before all cosines, another order of the channels,
@@ -375,9 +376,9 @@ class PositionalEncoding(nn.Module):
     def forward(self, x: Tensor, *, start: int = 0) -> Tensor:
         """Return x + PE; `start` is the position of x's first column."""
         check_sequence(x, self.dim)
-        if start + x.shape[1] > len(self.PE):
-            raise ValueError(f"x must end by position max_length={len(self.PE)}, "
-                             f"got start={start}, N={x.shape[1]}")
+        if start < 0 or start + x.shape[1] > len(self.PE):
+            raise ValueError("x must stand from position 0 to max_length="
+                             f"{len(self.PE)}, got start={start}, N={x.shape[1]}")
         return self.dropout(x + self.PE[start : start + x.shape[1]])   # (B, N, D)
 
 
@@ -389,7 +390,8 @@ class EncoderLayer(nn.Module):
 
     Shape:
         x, y: (B, N, D), any B from 0, any N from 1. mask: as MultiHeadAttention's,
-        (B, h, N, N) or 1 for any of them. A NaN in x makes its picture NaN.
+        (B, h, N, N) or 1 for any of them. A NaN in x makes its picture NaN; under a
+        mask or causal it can.
 
     Args:
         dim: D, the channels of x and y.
@@ -444,12 +446,11 @@ class EncoderLayer(nn.Module):
         self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         check_sequence(x, self.dim)
+        how = {"mask": mask, "causal": causal}
         if self.norm_first:
-            y = self.attention(self.norm1(x), mask=mask, causal=causal)
-            x = x + self.dropout(y)
+            x = x + self.dropout(self.attention(self.norm1(x), **how))
             return x + self.dropout(self.feed_forward(self.norm2(x)))
-        y = self.attention(x, mask=mask, causal=causal)
-        x = self.norm1(x + self.dropout(y))
+        x = self.norm1(x + self.dropout(self.attention(x, **how)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
 
@@ -464,7 +465,7 @@ class DecoderLayer(nn.Module):
         x, y: (B, N, D), any B from 0, any N from 1. memory: (B, M, D).
         mask: (B, h, N, N), memory_mask: (B, h, N, M), bool or 1 for any axis, as
         MultiHeadAttention's. No position sees a later one, whatever the mask.
-        A NaN in x or memory makes its picture NaN.
+        A NaN in x or memory can make its whole picture NaN, through a mask too.
 
     Args:
         dim: D, the channels of x, memory and y.
@@ -511,11 +512,12 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """The first sublayer: causal self-attention, added and normalised."""
         check_sequence(x, self.dim)
+        how = {"mask": mask, "causal": True, "cache": cache}
         if self.norm_first:
-            y = self.attention(self.norm1(x), mask=mask, causal=True, cache=cache)
-            return x + self.dropout(y)                                # (B, N, D)
-        y = self.attention(x, mask=mask, causal=True, cache=cache)
-        return self.norm1(x + self.dropout(y))                        # (B, N, D)
+            x = x + self.dropout(self.attention(self.norm1(x), **how))
+            return x                                                  # (B, N, D)
+        x = x + self.dropout(self.attention(x, **how))
+        return self.norm1(x)                                          # (B, N, D)
 
     def weights(
         self, x: Tensor, memory: Tensor, *,
@@ -537,12 +539,11 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """Return y; the cache is as in MultiHeadAttention.forward."""
         x = self.look_back(x, mask, cache)                            # (B, N, D)
+        how = {"mask": memory_mask, "cache": cache}
         if self.norm_first:
-            y = self.cross(self.norm2(x), memory, mask=memory_mask, cache=cache)
-            x = x + self.dropout(y)
+            x = x + self.dropout(self.cross(self.norm2(x), memory, **how))
             return x + self.dropout(self.feed_forward(self.norm3(x)))
-        y = self.cross(x, memory, mask=memory_mask, cache=cache)
-        x = self.norm2(x + self.dropout(y))
+        x = self.norm2(x + self.dropout(self.cross(x, memory, **how)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
 
@@ -656,8 +657,11 @@ class Transformer(nn.Module):
         and returned, equal up to rounding to those computed without.
         """
         mask = self.tokens(target, "target")
-        own = None if not cache else cache[self.decoder[0].attention]
-        x = self.embed(target, start=0 if own is None else own[0].shape[2])
+        known = cache[self.decoder[0].attention][0].shape[2] if cache else 0
+        if known and known >= target.shape[1]:
+            raise ValueError(f"target must be longer than the cache, "
+                             f"got N={target.shape[1]}, {known} columns in the cache")
+        x = self.embed(target, start=known)
         for layer in self.decoder:
             x = layer(x, memory, mask=mask, memory_mask=seen, cache=cache)
         return F.linear(self.decoder_norm(x), self.embedding.weight)
@@ -688,14 +692,15 @@ def label_smoothing(
     the paper's. Others spread epsilon over V - 1 or V - 2 ids.
 
     Shape:
-        logits: (..., V). target: (...), ids. loss: a scalar, the mean over all targets
-        that are not padding; NaN if there is none, as torch's, or if a logit is NaN.
+        logits: (..., V). target: (...), ids of int64. loss: a scalar, the mean over
+        all targets that are not padding; NaN if there is none, as torch's, or if a
+        logit of one is NaN.
 
     Args:
         logits: log p up to a constant.
         target: the right ids.
-        epsilon: the share that is spread.
-        pad: the id that counts for nothing, or None.
+        epsilon: the share that is spread, from 0 to 1.
+        pad: the id that counts for nothing, or None: only torch's -100 does.
 
     Raises:
         ValueError: if logits are not the target's shape and one axis more.
@@ -712,7 +717,7 @@ def label_smoothing(
         raise ValueError(f"logits must be (..., V) and target (...), "
                          f"got {tuple(logits.shape)} and {tuple(target.shape)}")
     return F.cross_entropy(
-        logits.flatten(0, -2), target.flatten(), label_smoothing=epsilon,
+        logits.reshape(-1, logits.shape[-1]), target.flatten(), label_smoothing=epsilon,
         ignore_index=-100 if pad is None else pad)
 
 

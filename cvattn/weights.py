@@ -155,6 +155,11 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     >>> load(SE(8, reduction=4), theirs).W1.weight.shape
     torch.Size([2, 8])
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"state must map names to tensors, got {type(state).__name__}; "
+            "of a module, give its state_dict()"
+        )
     strange = [f"{k!r}: {type(v).__name__}" for k, v in state.items()
                if not isinstance(k, str) or not isinstance(v, Tensor)]
     if strange:

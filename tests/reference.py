@@ -395,33 +395,10 @@ def stn_grid_gradient(dgrid, align_corners=False):
     return dtheta
 
 
-def sk_norm(u, gamma, beta, mean=None, var=None):
-    """Batch normalisation of u (B, C, H, W), by its own statistics or by those given.
-
-    Ioffe and Szegedy 2015, Algorithm 1, eps 1e-5. Own statistics: those of training.
-    """
-    B, C, H, W = u.shape
-    n, y = B * H * W, np.zeros_like(u)
-    for c in range(C):
-        if mean is None:
-            m = sum(u[b, c, i, j] for b in range(B) for i in range(H) for j in range(W))
-            m = m / n
-            v = sum((u[b, c, i, j] - m) ** 2
-                    for b in range(B) for i in range(H) for j in range(W)) / n
-        else:
-            m, v = mean[c], var[c]
-        for b in range(B):
-            for i in range(H):
-                for j in range(W):
-                    y[b, c, i, j] = (
-                        gamma[c] * (u[b, c, i, j] - m) / math.sqrt(v + 1e-5) + beta[c])
-    return y
-
-
 def sk_branch(x, kernel, norm, dilation, groups, stride):
     """Li et al. 2019, section 3.1, split: ReLU(BN(convolution of x)), (B, C, H', W').
 
-    kernel (C, C/G, 3, 3); norm: what sk_norm takes after u.
+    kernel (C, C/G, 3, 3); norm: what batch_norm takes after u.
     """
     B, C, H, W = x.shape
     size = C // groups
@@ -439,13 +416,13 @@ def sk_branch(x, kernel, norm, dilation, groups, stride):
                                 if 0 <= h < H and 0 <= w < W:
                                     u[b, c, i, j] += (
                                         kernel[c, k, p, q] * x[b, channel, h, w])
-    return np.maximum(sk_norm(u, *norm), 0.0)
+    return np.maximum(batch_norm(u, *norm), 0.0)
 
 
 def sk_weights(Us, W, norm, A):
     """Li et al. 2019, Eqs. 1 to 5: from M maps U_m to a (B, M, C).
 
-    W (d, C), norm: what sk_norm takes after its first argument, A (M, C, d).
+    W (d, C), norm: what batch_norm takes after its first argument, A (M, C, d).
     """
     M, d = len(Us), len(W)
     B, C, H, width = Us[0].shape
@@ -459,7 +436,7 @@ def sk_weights(Us, W, norm, A):
         for k in range(d):
             for c in range(C):
                 z[b, k] += W[k, c] * s[b, c]
-    z = np.maximum(sk_norm(z[:, :, None, None], *norm)[:, :, 0, 0], 0.0)
+    z = np.maximum(batch_norm(z[:, :, None, None], *norm)[:, :, 0, 0], 0.0)
     for b in range(B):
         for c in range(C):
             e = [math.exp(sum(A[m, c, k] * z[b, k] for k in range(d)))
@@ -472,7 +449,7 @@ def sk_weights(Us, W, norm, A):
 def sk(x, kernels, norms, W, norm, A, groups=1, stride=1):
     """Li et al. 2019, section 3.1, Eq. 6: V (B, C, H', W'); branch m has dilation m+1.
 
-    kernels: M times (C, C/G, 3, 3); norms: for each what sk_norm takes.
+    kernels: M times (C, C/G, 3, 3); norms: for each what batch_norm takes.
     """
     Us = [sk_branch(x, kernel, norms[m], m + 1, groups, stride)
           for m, kernel in enumerate(kernels)]

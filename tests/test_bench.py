@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks import bench, official, peers
+from cvattn import CBAM, SE
 
-from benchmarks import bench, official, peers  # noqa: E402
-from cvattn import CBAM, SE  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 TINY = (2, 16, 3, 5)
 
@@ -198,12 +197,18 @@ def test_some_modules_only(command, capsys):
     assert "2 rows" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_the_record(command, capsys):
-    command("--write", "--seconds", "0")
+@pytest.mark.parametrize("more, name", [
+    ([], "cpu.json"), (["--channels-last"], "cpu-channels-last.json"),
+])
+def test_the_record(command, capsys, monkeypatch, more, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command("--write", "--seconds", "0", *more)
     path, = command.folder.iterdir()
+    assert path.name == name
     assert str(path) == capsys.readouterr().out.splitlines()[-1]
     kept = json.loads(path.read_text())
-    assert kept["command"] == "python benchmarks/bench.py --write --seconds 0"
+    arguments = " ".join(["--write", "--seconds", "0", *more])
+    assert kept["command"] == f"python -m benchmarks.bench {arguments}"
     assert kept["hardware"].keys() == {"processor", "cores", "threads"}
     assert kept["versions"] == {**kept["versions"], "timm": "1", "torchvision": "2",
                                 "torch": torch.__version__}
@@ -221,7 +226,7 @@ def test_without_the_twins_it_says_what_to_install():
     """As a fresh clone is: neither can be imported."""
     script = ("import sys; sys.modules.update(timm=None, torchvision=None); "
               "sys.argv = ['bench.py']; import runpy; "
-              "runpy.run_path('benchmarks/bench.py', run_name='__main__')")
+              "runpy.run_module('benchmarks.bench', run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True,
                           capture_output=True)
     assert done.returncode == 1 and done.stdout == ""

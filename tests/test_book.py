@@ -18,6 +18,8 @@ import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import CI, ROOT
 from test_live import CLOSE, Page, agrees, counted, true_z
+from test_live_attention import looked_up, weighed
+from test_live_clinic import torch_trap
 
 import cvattn
 from cvattn import live, plot
@@ -492,13 +494,48 @@ def reduction_works(page, net, arrays):
     assert page.state("total") == total - by_stage[0]
 
 
-WORKS = {"squeeze": squeeze_works, "surgery": surgery_works,
-         "reduction": reduction_works}
+def trap_works(page, net, arrays):
+    slider = page.root.get_by_role("slider").first
+    for B in (2, 3):
+        slider.fill(str(B))
+        wrong, error, right = torch_trap(B, page.state("height"))
+        np.testing.assert_allclose(page.state("right"), right, atol=CLOSE)
+        assert page.root.get_attribute("data-error") == error
+        assert (page.state("wrong") is None) == (wrong is None)
+    page.root.get_by_role("button", name="5. gate").click()
+    assert "RuntimeError" in page.root.locator(".trap").inner_text()
+
+
+def cover_works(page, net, arrays):
+    found = live.cover().data["found"]["trap"]
+    assert len(page.state("missed")) == sum(row[0] != "x" for row in found)
+    page.root.get_by_role("button", name="value", exact=True).click()
+    assert len(page.state("missed")) == sum("x" not in row[:2] for row in found)
+
+
+def lookup_works(page, net, arrays):
+    looked_up(page)
+    page.root.locator("label.pick", has_text="sigmoid").click()
+    looked_up(page)
+    assert page.root.get_attribute("data-normaliser") == "sigmoid"
+
+
+def weigh_works(page, net, arrays):
+    weighed(page)
+    page.root.locator("label.pick", has_text="both").click()
+    page.root.locator("label.pick", has_text="softmax").click()
+    weighed(page)
+    assert sum(page.state("weights")) == pytest.approx(1)
+
+
+WORKS = {"lookup": lookup_works, "weigh": weigh_works, "squeeze": squeeze_works,
+         "surgery": surgery_works, "reduction": reduction_works, "trap": trap_works,
+         "cover": cover_works}
 
 
 def test_every_live_figure_stands_in_the_book(html):
     standing = [name for page in html.rglob("*.html")
-                for name in re.findall(r'data-figure="(\w+)"',
+                for name in re.findall(r'id="live-\w+" data-figure="(\w+)"',
                                        page.read_text(encoding="utf-8"))]
     assert set(standing) == {make.__name__ for make in live.FIGURES} == set(WORKS)
 
@@ -506,7 +543,7 @@ def test_every_live_figure_stands_in_the_book(html):
 @pytest.mark.parametrize("name", SOURCES)
 def test_live_figures_work_and_equal_pytorch(open_page, html, net, arrays, name):
     text = (html / f"{name}.html").read_text(encoding="utf-8")
-    standing = re.findall(r'data-figure="(\w+)"', text)
+    standing = re.findall(r'id="live-\w+" data-figure="(\w+)"', text)
     if not standing:
         return
     page = open_page(name)

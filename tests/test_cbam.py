@@ -21,7 +21,7 @@ from cvattn import (
     resnet18,
     resnet50,
 )
-from cvattn.cbam import ORDERS
+from cvattn.cbam import ORDERS, largest
 
 SIZES = [(1, 3, 7), (2, 13, 11), (5, 1, 1)]     # B, H, W; C = 6, C/r = 2 or 3
 OFFICIAL = {"bias": True, "norm": True, "spatial_pool": ("max", "mean")}
@@ -215,15 +215,26 @@ def test_the_official_norm_starts_with_every_spatial_gate_at_a_half():
     assert m.spatial.norm.momentum == 0.01
 
 
-def test_a_shared_maximum_shares_its_gradient():
-    """amax splits it evenly; max and max pooling would give it all to one."""
+def test_one_of_those_that_share_a_maximum_gets_its_gradient():
     x = torch.ones(1, 6, 1, 2, dtype=torch.float64, requires_grad=True)
     seeded(CBAM, channel_pool=("max",)).channel.gate(x).sum().backward()
-    assert x.grad.abs().min() > 0 and torch.equal(x.grad[..., 0], x.grad[..., 1])
+    assert torch.equal((x.grad != 0).sum((2, 3)), torch.ones(1, 6))
     x.grad = None
     seeded(CBAM, spatial_pool=("max",)).spatial.gate(x).sum().backward()
-    assert x.grad.abs().min() > 0
-    assert torch.equal(x.grad, x.grad[:, :1].expand_as(x))
+    assert torch.equal((x.grad != 0).sum(1), torch.ones(1, 1, 2))
+
+
+@pytest.mark.parametrize("dim", [1, (2, 3)])
+def test_the_maximum_is_the_same_with_a_gradient_and_without(dim):
+    x = some(2, 6, 3, 7)
+    want = x.amax(dim, keepdim=True)
+    assert torch.equal(largest(x, dim), want)
+    assert torch.equal(largest(x.requires_grad_(), dim), want)
+    x = x.detach()
+    x[1, 2, 0, 3] = float("nan")
+    for gradient in (False, True):
+        y = largest(x.requires_grad_(gradient), dim)
+        assert torch.equal(y.isnan(), x.isnan().sum(dim, keepdim=True) > 0)
 
 
 @pytest.mark.parametrize("options, count", [
@@ -285,6 +296,9 @@ POOL = 'pool must be "mean", "max" or both in a tuple, without repeats, got '
     (lambda: CBAM(16, channel_pool=("max", "max")), POOL + "pool=('max', 'max')"),
     (lambda: CBAM(16, spatial_pool=("avg",)), POOL + "pool=('avg',)"),
     (lambda: SpatialAttention(16, pool=("conv",)), POOL + "pool=('conv',)"),
+    (lambda: ChannelAttention(16, pool=None), POOL + "pool=None"),
+    (lambda: CBAM(16, spatial_pool=("mean", None)), POOL + "pool=('mean', None)"),
+    (lambda: SpatialAttention(16, pool={"max"}), POOL + "pool={'max'}"),
     (lambda: CBAM(16, order="both"), "order must be one of ('channel-spatial', "
      "'spatial-channel', 'parallel', 'channel', 'spatial'), got order='both'"),
 ])
@@ -332,6 +346,8 @@ def test_nan_spreads_as_far_as_the_kernel():
     m = seeded(CBAM, kernel_size=3)
     assert torch.equal(m(x).isnan().flatten(1).all(1), torch.tensor([0, 1, 0]).bool())
     assert not m(x)[[0, 2]].isnan().any()
+    m = seeded(CBAM, norm=True)
+    assert not m(x)[[0, 2]].isnan().any() and m.train()(x).isnan().all()
 
 
 @pytest.mark.parametrize("options, training", [

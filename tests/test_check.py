@@ -330,7 +330,7 @@ def test_a_gpus_random_numbers_are_left_alone(key, no_cache, monkeypatch):
 
 
 def test_an_unknown_exercise_lists_the_known():
-    with pytest.raises(ValueError, match=r"se-1, se-2, .*se-10, got 'se-11'"):
+    with pytest.raises(ValueError, match=r"se-1, se-2, .*se-10, .*got 'se-11'"):
         check("se-11", None)
 
 
@@ -420,7 +420,7 @@ def test_nan_inf_dtype_shape_and_type_are_told(key):
     assert "returned inf in" in tell(lambda y: torch.where(y > y.mean(), y, inf))
     assert "returned float16, and should" in tell(lambda y: y.half())
     assert re.search(
-        r"returned shape \(1, .*and should return \(.*\([BD], C.*\) with [BD]=",
+        r"returned shape \(1, .*and should return \(.*\([A-Z], [A-Z].*\) with [A-Z]=",
         tell(lambda y: y[None]))
     assert re.search(
         "returned a.* ndarray, and should be a tensor of shape",

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from test_transformer import ids, padded, same, small
 
 import cvattn.decode
-from cvattn.decode import beam, greedy, penalty
+from cvattn.decode import beam, greedy, log_p, penalty
 from cvattn.transformer import (
     DecoderLayer,
     MultiHeadAttention,
@@ -202,6 +202,8 @@ def test_what_does_not_end_is_cut_at_its_own_length(search):
     for seed in range(3):
         found = search(lively(seed), padded(3)[0], start=START, end=11, extra=3)
         assert [len(row) for row in lists(found)] == [10, 10, 7], "11 is no id"
+        found = search(lively(seed, None), padded(3)[0], start=START, end=11, extra=3)
+        assert found.shape == (3, 10) and found.max() < 11, "no padding, one length"
 
 
 # Beam.
@@ -258,7 +260,7 @@ def slow_beam(model, source, beams, alpha, limit):
 
 
 @pytest.mark.parametrize("beams", [1, 2, 4])
-@pytest.mark.parametrize("alpha", [0.0, 0.6])
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
 def test_beam_equals_a_slow_search(beams, alpha):
     for seed in range(6):
         model, source = lively(seed), padded(3)[0]
@@ -302,9 +304,48 @@ def test_edges(search):
     assert search(model, padding, extra=0, **kwargs).shape == (2, 0)
     assert search(model, padding, extra=1, **kwargs).shape == (2, 1)
     assert search(model, ids(2, 7).int(), extra=0, **kwargs).dtype == torch.int32
-    assert not search(model, ids(2, 7), extra=0, **kwargs).requires_grad
-    half = small().bfloat16()
-    assert search(half, ids(2, 7), extra=0, **kwargs).shape[0] == 2
+
+
+@pytest.mark.parametrize("search", [greedy, beam])
+def test_no_gradient_is_kept(search, monkeypatch):
+    seen, decode = [], Transformer.decode
+    monkeypatch.setattr(Transformer, "decode", lambda *args, **kwargs: (
+        seen.append(torch.is_grad_enabled()), decode(*args, **kwargs))[1])
+    search(small(), ids(2, 7), start=START, end=END, extra=0)
+    assert seen and not any(seen)
+
+
+@pytest.mark.parametrize("search", [greedy, beam])
+def test_bfloat16_is_summed_in_float32(search):
+    half, source = small().bfloat16(), ids(2, 7)
+    assert search(half, source, start=START, end=END, extra=0).shape[0] == 2
+    memory, seen = half.encode(source)
+    p = log_p(half, torch.full((2, 1), START), memory, seen, None)
+    assert p.dtype == torch.float32 and (p[:, 0] == -torch.inf).all()
+    torch.testing.assert_close(p.exp().sum(1), torch.ones(2, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("search", [greedy, beam])
+def test_no_target_is_longer_than_the_model_can_read(search):
+    model, source = small(max_length=8), ids(2, 7)
+    found = search(model, source, start=START, end=11, extra=50)    # 11 is no id
+    assert found.shape == (2, 8)
+    assert torch.equal(found, search(model, source, start=START, end=11, extra=1))
+
+
+@pytest.mark.parametrize("pad", [0, None])
+@pytest.mark.parametrize("search", [greedy, beam])
+def test_what_is_shorter_than_the_longest_is_filled(search, pad):
+    """With padding, or with `end` where the model has none."""
+    shorter = 0
+    for seed in range(8):
+        found = search(lively(seed, pad=pad), ids(4, 7), start=START, end=END, extra=3)
+        for row in found.tolist():
+            if END in row:
+                rest = row[row.index(END) + 1:]
+                assert set(rest) <= {END if pad is None else pad}
+                shorter += len(rest) > 0
+    assert shorter > 2
 
 
 @pytest.mark.parametrize("kwargs, message", [
@@ -327,6 +368,9 @@ def test_training_mode_and_wrong_sources(search):
     for source in (torch.zeros(2, 7), ids(2, 7)[0]):
         with pytest.raises(ValueError, match="^source must be"):
             search(small(), source, start=START, end=END)
+    with pytest.raises(ValueError, match="^end must not be padding, which is never "
+                       "written, got end=0$"):
+        search(small(), ids(2, 7), start=START, end=0)
 
 
 @given(b=st.integers(0, 3), m=st.integers(1, 6), beams=st.integers(1, 5),

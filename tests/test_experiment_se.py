@@ -218,7 +218,7 @@ def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
             experiment.GRID.main(experiment.__doc__)
     assert not (tiny / "se.json").exists()
     assert {file.name for file in (tiny / "runs").iterdir()} == {
-        "plain-0.json", "plain-0-weights.pt", "se-0.pt"}
+        "plain-0.json", "plain-0-weights.pt", "se-0.json", "se-0.pt"}
     finished = (tiny / "runs" / "plain-0.json").stat().st_mtime_ns
     experiment.GRID.main(experiment.__doc__)
     assert (tiny / "runs" / "plain-0.json").stat().st_mtime_ns == finished
@@ -257,7 +257,7 @@ def test_a_finished_run_of_other_settings_is_refused(tiny, monkeypatch, change):
             k: change.get(k, v) for k, v in arm.items()})
         for key in change.keys() & experiment.SETTINGS.keys():
             monkeypatch.setitem(experiment.SETTINGS, key, change[key])
-    with pytest.raises(ValueError, match=r"se-1\.json was made .* delete it or give"):
+    with pytest.raises(ValueError, match=r"se-1\.json was made .* delete se-1\.\* or"):
         experiment.GRID.run("se", 1, folder, 1)
     with pytest.raises(ValueError, match=r"se-1\.json was made"):
         experiment.GRID.main(experiment.__doc__)

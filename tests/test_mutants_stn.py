@@ -178,7 +178,7 @@ def warp(transform, grid):
     return transform, Mutant
 
 
-def spline(kernel, *, affine=True, flip=False):
+def spline(kernel, *, affine=True, columns=False):
     """A thin plate spline solved on the spot, with another kernel U(r^2)."""
 
     def features(T, P):
@@ -190,14 +190,14 @@ def spline(kernel, *, affine=True, flip=False):
 
     def grid(theta, size, align_corners, module):
         P = controls(3, theta)
+        P = P.flip(1) if columns else P
         K = features(P, P)
         extra = K.shape[1] - 9
         L = torch.cat((K, F.pad(K[:, 9:].T, (0, extra)))) if affine else K
         solved = torch.linalg.solve(L, F.pad(theta, (0, 0, 0, extra)))
         one = torch.eye(2, 3, dtype=theta.dtype)[None]
         T = make(one, size, align_corners)
-        return features(T, P) @ solved[:, None] if not flip else (
-            features(T, P.flip(1)) @ solved[:, None])
+        return features(T, P) @ solved[:, None]
 
     return grid
 
@@ -220,22 +220,22 @@ def divided(by):
 
 WARPS = {
     "attention: (tx, ty, s) for (s, tx, ty)": warp("attention", lambda t, s, a, m: make(
-        torch.stack((t[:, 0, 2], 0 * t[:, 0, 0], t[:, 1, 2],
-                     0 * t[:, 0, 0], t[:, 0, 2], t[:, 0, 0]), 1).view(-1, 2, 3), s, a)),
+        torch.stack((t[:, 1, 2], 0 * t[:, 0, 0], t[:, 0, 0],
+                     0 * t[:, 0, 0], t[:, 1, 2], t[:, 0, 2]), 1).view(-1, 2, 3), s, a)),
     "attention: the shift scaled too": warp("attention", lambda t, s, a, m: make(
         torch.cat((t[:, :, :2], t[:, :, 2:] * t[:, :1, :1]), 2), s, a)),
     "attention: 1/s": warp("attention", lambda t, s, a, m: make(
         torch.cat((torch.eye(2).double() / t[:, :1, :1], t[:, :, 2:]), 2), s, a)),
     "projective: no division": warp("projective", unscaled),
     "projective: a product": warp("projective", divided(lambda w: 1 / w)),
-    "projective: w + 1": warp("projective", divided(lambda w: w + 1e-6)),
+    "projective: w + 1e-6": warp("projective", divided(lambda w: w + 1e-6)),
     "projective: the matrix transposed": warp(
         "projective", lambda t, s, a, m: divided(lambda w: w)(t.mT, s, a, m)),
     "tps: U = r": warp("tps", spline(lambda r2: (r2 + 1e-300).sqrt())),
     "tps: U = r^2 log(r^2 + 1e-3)": warp(
         "tps", spline(lambda r2: r2 * torch.log(r2 + 1e-3))),
     "tps: no affine part": warp("tps", spline(lambda r2: bookstein(r2), affine=False)),
-    "tps: the points by columns": warp("tps", spline(bookstein, flip=True)),
+    "tps: the points by columns": warp("tps", spline(bookstein, columns=True)),
     "tps: y before x": warp("tps", lambda t, s, a, m: spline(bookstein)(
         t.flip(-1), s, a, m)),
 }

@@ -457,6 +457,8 @@ SEARCHES = {
     "one token too many": ("(n >= limit)", "(n > limit)"),
     "stopped at the first end": (
         "(best_s >= s[:, 0] / penalty(limit.to(s), alpha))", "(best_s > -torch.inf)"),
+    "the bound of this length, not of the longest":
+        ("penalty(limit.to(s), alpha))", "penalty(n, alpha))"),
     "done sources go on": ("| cut) & ~done", "| cut)"),
 }
 
@@ -473,7 +475,7 @@ def searches(old=None, new=None):
 def search_tests(names, monkeypatch):
     for name in ("beam", "greedy"):
         monkeypatch.setattr(test_decode, name, names[name])
-    for alpha in (0.0, 0.6):
+    for alpha in (0.0, 0.6, 2.0):
         test_decode.test_beam_equals_a_slow_search(4, alpha)
     test_decode.test_a_wide_beam_finds_the_best_of_all_targets(3, 2.0, True)
     test_decode.test_what_does_not_end_is_cut_at_its_own_length(names["beam"])

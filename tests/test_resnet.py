@@ -282,6 +282,18 @@ def test_stem(build, stem, kernel, size):
     assert y.shape == (2, model.fc.in_features, *size)
 
 
+def test_the_large_stem_equals_its_equation():
+    """Zeros beyond the picture, and a maximum over 3x3 at steps of 2."""
+    torch.manual_seed(0)
+    model, x, seen = resnet18(num_classes=2).eval(), torch.randn(2, 3, 22, 26), []
+    model.layer1.register_forward_pre_hook(lambda module, inputs: seen.append(*inputs))
+    model(x)
+    u = nn.functional.conv2d(x, model.conv1.weight, stride=2, padding=3)
+    u = torch.relu(model.bn1(u))
+    u = nn.functional.max_pool2d(u, 3, stride=2, padding=1)
+    torch.testing.assert_close(seen[0], u)
+
+
 def test_a_gate_of_one_is_no_attention():
     class Open(nn.Identity):
         def __init__(self, channels):
@@ -310,6 +322,13 @@ def test_attention_keeps_its_own_start():
             assert not p.any(), name
     stages = cifar_resnet(Zeroed, depth=8, width=4, place="stage")
     assert not stages.attention1.conv.weight.any()
+
+    def lone(channels):
+        convolution = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(convolution.weight)
+        return convolution
+
+    assert not cifar_resnet(lone, depth=8, width=4).layer1[0].attention.weight.any()
     w = meta(resnet50, Zeroed).layer4[0].conv2.weight
     assert w.shape == (512, 512, 3, 3)
     torch.manual_seed(0)
@@ -423,15 +442,19 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
     (sknet26, {"stride_in": None}, "stride_in must be '3x3' or '1x1', got None"),
     (resnet18, {"stem": "5x5"}, "stem must be '7x7' or '3x3', got '5x5'"),
     (resnext50, {"stem": 3}, "stem must be '7x7' or '3x3', got 3"),
-    (resnet50, {"attention": [SE, SE, SE]}, STAGES.format(4)),
-    (sknet50, {"attention": [SE] * 3, "place": "stage"}, STAGES.format(4)),
+    (resnet50, {"attention": [SE, SE, SE]}, STAGES.format(4) + f"{[SE] * 3}"),
+    (sknet50, {"attention": [SE] * 3, "place": "stage"},
+     STAGES.format(4) + f"{[SE] * 3}"),
     (sknet50, {"middle": partial(SK, groups=96)},
      "channels must be a positive multiple of groups, got channels=128, groups=96"),
     (cifar_resnet, {"attention": []}, STAGES.format(3) + "[]"),
-    (cifar_resnet, {"attention": [None] * 4}, STAGES.format(3)),
+    (cifar_resnet, {"attention": [None] * 4},
+     STAGES.format(3) + "[None, None, None, None]"),
     (cifar_resnet, {"attention": "yes"}, STAGES.format(3) + "yes"),
-    (resnet18, {"attention": [SE, None, 16, SE]}, STAGES.format(4)),
-    (resnet50, {"attention": SE(64)}, STAGES.format(4)),
+    (resnet18, {"attention": [SE, None, 16, SE]},
+     STAGES.format(4) + f"[{SE}, None, 16, {SE}]"),
+    (resnet50, {"attention": SE(64)}, STAGES.format(4) + f"{SE(64)}"),
+    (resnet50, {"attention": 16, "place": "stage"}, STAGES.format(4) + "16"),
     (cifar_resnet, {"attention": partial(SE, reduction=16), "width": 8},
      "channels must be a positive multiple of reduction, got channels=8, reduction=16"),
     *[(cifar_resnet, {"depth": d}, f"depth must be 6n + 2 with n >= 1, got depth={d}")
@@ -440,5 +463,5 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
        f"not fall, got {w}") for w in (0, -16, [16, 32], [16, 8, 64], [0, 1, 2], [])],
 ])
 def test_bad_arguments(build, kwargs, message):
-    with pytest.raises(ValueError, match="^" + re.escape(message)):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         meta(build, **kwargs)

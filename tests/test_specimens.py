@@ -526,6 +526,7 @@ def test_bc_5_the_channels_run_along_the_columns():
     for b in range(2):
         for c in range(8):
             assert torch.equal(patient(x)[b, c], Mc)
+    assert patient(some((1, 8, 5, 8))).shape == (1, 8, 5, 8)
 
 
 def test_bs_4_does_nothing_and_is_saved_by_the_sum():
@@ -565,6 +566,13 @@ def test_sk_6_runs_for_one_picture_of_any_height():
     x = some((1, 8, 5, 16))
     assert patient(x).shape == right(x).shape
     assert (patient(x) - right(x)).abs().max() > 0.1
+    pixel = some((2, 8, 1, 1))
+    assert patient(pixel).shape == (2, 8, 2, 16) and right(pixel).shape == pixel.shape
+
+
+def test_sk_7_the_branches_are_weighed_and_only_their_sum_is_missing():
+    patient, right, x = pair("sk-7", SPECIMENS["sk-7"].cases[0])
+    torch.testing.assert_close(patient(x).unflatten(1, (2, 8)).sum(dim=1), right(x))
 
 
 def test_sk_8_spends_25_weights_where_9_see_as_far():
@@ -607,6 +615,7 @@ def test_half_at_first_is_the_official_code_and_not_the_default():
     patient, _, x = pair("half at first", CASES["half at first"].cases[0])
     official = SpatialAttention(8, norm=True).double()
     assert patient.state_dict().keys() == official.state_dict().keys()
+    assert patient.norm.momentum == official.norm.momentum == 0.01
     assert torch.equal(patient(x), x / 2) and torch.equal(official(x), x / 2)
 
 

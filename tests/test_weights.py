@@ -4,10 +4,8 @@ timm and torchvision are in test_twins_weights.py.
 """
 
 import doctest
-import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import cvattn.weights  # noqa: E402
-from benchmarks import official  # noqa: E402
-from cvattn import (  # noqa: E402
+import cvattn.weights
+from benchmarks import official
+from cvattn import (
     BAM,
     CBAM,
     SE,
@@ -30,12 +26,12 @@ from cvattn import (  # noqa: E402
     resnext50,
     sknet26,
 )
-from cvattn.transformer import (  # noqa: E402
+from cvattn.transformer import (
     DecoderLayer,
     EncoderLayer,
     MultiHeadAttention,
 )
-from cvattn.weights import load  # noqa: E402
+from cvattn.weights import load
 
 OFFICIAL_CBAM = partial(CBAM, bias=True, norm=True)
 OFFICIAL_BAM = partial(BAM, combine="product", norm="hidden")

@@ -5,14 +5,10 @@ this one skip; under CI=true they fail.
 """
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from benchmarks import peers  # noqa: E402
+from benchmarks import peers
 
 try:
     timm, torchvision = peers.load()

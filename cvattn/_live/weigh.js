@@ -27,8 +27,8 @@ function weigh({ u, channel, place, axis, normaliser, applied, tau }) {
 
 function buildWeigh(root, data, say, result) {
   const maps = decode(data.maps), pictures = decode(data.pictures);
-  const C = data.channels.length, size = data.size, P = size * size, MOST = 3;
-  const state = { axis: "place", normaliser: "sigmoid", applied: "multiply", tau: 0.5 };
+  const C = data.channels.length, size = data.size, P = size * size, MOST = 1, STEP = 0.25;
+  const state = { axis: "place", normaliser: "sigmoid", applied: "multiply", tau: 0.25 };
   let shown = 0, u, channel, place, chosen = 0, stroke, sign = 1;
   let cursor = Math.floor(size / 2) * (size + 1);
   let out;                // weights and result, as they are shown
@@ -88,7 +88,7 @@ function buildWeigh(root, data, say, result) {
       const tall = (Math.abs(score) / MOST) * zero;
       context.fillRect(c * width + 3, score < 0 ? zero : zero - tall, width - 6, tall);
       context.fillStyle = colour(c === chosen ? "ink" : "muted");
-      context.fillText(fixed(score, 1), c * width + width / 2, h - LINE / 2 + 1);
+      context.fillText(fixed(score, 2), c * width + width / 2, h - LINE / 2 + 1);
     });
     context.fillStyle = colour("ink");
     context.fillRect(0, Math.round(zero), w, 1);
@@ -101,7 +101,7 @@ function buildWeigh(root, data, say, result) {
     class: "grid", tabindex: 0, role: "application",
     "aria-roledescription": "score painter",
     "aria-label": "Scores of the places, to paint on: arrows move the cursor, Space " +
-      "raises a score by 1, X lowers it by 1",
+      "raises a score by 0.25, X lowers it by 0.25",
   }, (context, w, h, colour) => {
     cells(context, w, size, (i) => mix(colour("paper"),
       colour(place[i] > 0 ? "space" : "below"), Math.abs(place[i]) / MOST));
@@ -123,14 +123,18 @@ function buildWeigh(root, data, say, result) {
       (value) => { sign = Number(value); })),
   };
 
+  const editors = el("div", { class: "editors" });
+
   function render() {
     out = weigh({ u, channel, place, ...state });
     limit = u.reduce((top, value) => Math.max(top, Math.abs(value)), 0);
     least = Math.min(...out.weights);
     most = Math.max(...out.weights);
     strongest = Math.max(...out.result.map(Math.abs));
-    for (const [axis, node] of Object.entries(scoresOf)) {
-      node.hidden = state.axis !== axis && state.axis !== "both";
+    if (editors.dataset.axis !== state.axis) {
+      editors.dataset.axis = state.axis;
+      editors.replaceChildren(...(state.axis === "both"
+        ? Object.values(scoresOf) : [scoresOf[state.axis]]));
     }
     const n = out.weights.length, sum = out.weights.reduce((a, b) => a + b);
     words.weights.textContent = `${n} weights from ${number(least)} to ` +
@@ -174,14 +178,14 @@ function buildWeigh(root, data, say, result) {
   draggable(grid.node, 2 * size, (px, py, first) => {
     cursor = Math.floor(py * size) * size + Math.floor(px * size);
     if (first) stroke = new Set();
-    if (!stroke.has(cursor)) set(place, cursor, place[cursor] + sign);
+    if (!stroke.has(cursor)) set(place, cursor, place[cursor] + sign * STEP);
     stroke.add(cursor);
     render();
   }, () => tell(stroke.size === 1 ? "1 place painted" : `${stroke.size} places painted`));
 
   // By keyboard ------------------------------------------------------------
   const plain = (event) => !(event.ctrlKey || event.altKey || event.metaKey);
-  const CHANGES = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 1, PageDown: -1,
+  const CHANGES = { ArrowUp: 0.05, ArrowDown: -0.05, PageUp: 0.25, PageDown: -0.25,
     Home: -2 * MOST, End: 2 * MOST };
   bars.node.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -202,7 +206,7 @@ function buildWeigh(root, data, say, result) {
       const column = clamp((cursor % size) + step[0], 0, size - 1);
       const row = clamp(Math.floor(cursor / size) + step[1], 0, size - 1);
       cursor = row * size + column;
-    } else set(place, cursor, place[cursor] + amount);
+    } else set(place, cursor, place[cursor] + amount * STEP);
     render();
     const at = `Row ${Math.floor(cursor / size) + 1}, column ${(cursor % size) + 1}`;
     tell(`${at} scores ${fixed(place[cursor], 2)}`);
@@ -214,18 +218,21 @@ function buildWeigh(root, data, say, result) {
   }
 
   // Presets ----------------------------------------------------------------
+  // A channel's mean, or a place's, less the mean of all: what stands out scores high.
   function fromMap() {
+    const all = u.reduce((a, b) => a + b) / (C * P);
+    const score = (mean) => clamp(mean - all, -MOST, MOST);
     channel = Array.from({ length: C }, (_, c) =>
-      clamp(part(u, c).reduce((a, b) => a + b) / P, -MOST, MOST));
+      score(part(u, c).reduce((a, b) => a + b) / P));
     place = Array.from({ length: P }, (_, p) => {
       let sum = 0;
       for (let c = 0; c < C; c++) sum += u[c * P + p];
-      return clamp(sum / C, -MOST, MOST);
+      return score(sum / C);
     });
   }
   function load(picture) {
     shown = picture;
-    u = maps.slice(picture * C * P, (picture + 1) * C * P);
+    u = Float64Array.from(maps.subarray(picture * C * P, (picture + 1) * C * P));
     fromMap();
     render();
     tell(`${data.names[shown]}, scores from the map itself`);
@@ -243,15 +250,15 @@ function buildWeigh(root, data, say, result) {
       of("Axis", "axis", ["channel", "place", "both"]),
       of("Normaliser", "normaliser", ["sigmoid", "softmax"]),
       of("Applied", "applied", ["multiply", "sum"]),
-      slider("Temperature \u03c4 =", { min: -4, max: 2, step: 0.5, value: -1,
+      slider("Temperature \u03c4 =", { min: -4, max: 2, step: 0.5, value: -2,
         words: (e) => String(Number((2 ** e).toPrecision(3))) },
       (e) => change("Temperature", { tau: 2 ** e }))),
     el("div", { class: "weigh" },
-      el("div", { class: "scores" }, scoresOf.channel, scoresOf.place,
+      el("div", { class: "scores" }, editors,
         el("div", { class: "picks" },
           button("Scores from the map", () => {
             fromMap();
-            change("Each score is a mean of the map", {});
+            change("Scores from the map", {});
           }),
           button("All scores 0", () => {
             channel.fill(0);

@@ -1,5 +1,5 @@
 """The exercises of all chapters, by name."""
 
-from . import clinic, se
+from . import attention, clinic, se
 
-EXERCISES = {**se.EXERCISES, **clinic.EXERCISES}
+EXERCISES = {**attention.EXERCISES, **se.EXERCISES, **clinic.EXERCISES}

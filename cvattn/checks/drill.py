@@ -199,6 +199,7 @@ def examined(case: Patient, cls: type, size: int) -> tuple[nn.Module, Tensor]:
                         t.uniform_(0.5, 2)
                     elif t.is_floating_point():
                         t.normal_(0, 0.7)
+        torch.default_generator.manual_seed(size)
         return module, torch.randn(shape, dtype=torch.float64)
 
 

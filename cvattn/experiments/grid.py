@@ -5,11 +5,11 @@ An experiment is a module with a `GRID` and the last line `GRID.main(__doc__)`::
     python -m cvattn.experiments.se                    # the whole grid
     python -m cvattn.experiments.se --workers 1        # one run at a time
 
-Every run keeps a checkpoint for each epoch under --folder, and its weights at the end,
-so that the command can be stopped and given again; runs made with other settings are
-refused. At the end the results go to `<name>.json` (each run, the settings, versions
-and hardware) and the weights of seed 0 to `<name>.safetensors`, both in
-`cvattn/results`, from where the chapter reads them.
+Every run writes a checkpoint after each epoch to --folder, and its weights at the end,
+so that the command can be stopped and given again; runs made or begun with other
+settings are refused. At the end the results go to `<name>.json` (each run, the
+settings, versions and hardware) and the weights of seed 0 to `<name>.safetensors`, both
+in `cvattn/results`, from where the chapter reads them.
 """
 
 import argparse
@@ -43,6 +43,7 @@ class Grid:
         name: of the experiment's module and of the result files.
         settings: `epochs` to `bfloat16` for `train.fit`, whatever else all arms
             share, and `arms`: for each its own settings and the number of `seeds`.
+            Of JSON's types: lists, no tuples.
         build: from the settings of one arm (`used`) to an untrained network.
         examine: (trained network, test set, settings of the arm) to further entries
             of the record.
@@ -81,18 +82,19 @@ class Grid:
         """Return the record of a run that is done, or None.
 
         Raises:
-            ValueError: if it was made with other settings.
+            ValueError: if it was made or begun with other settings.
         """
-        done = folder / f"{arm}-{seed}.json"
-        if not done.exists():
+        file = folder / f"{arm}-{seed}.json"
+        if not file.exists():
             return None
-        record = json.loads(done.read_text())
+        record = json.loads(file.read_text())
         if record.get("settings") != self.used(arm):
             raise ValueError(
-                f"{done} was made with {record.get('settings', 'settings unknown')}, "
-                f"asked for {self.used(arm)}; delete it or give another --folder"
+                f"{file} was made with {record.get('settings', 'settings unknown')}, "
+                f"asked for {self.used(arm)}; delete {arm}-{seed}.* or give another "
+                "--folder"
             )
-        return record
+        return record if "accuracy" in record else None
 
     def run(self, arm: str, seed: int, folder: Path, threads: int) -> dict:
         """Train one network, or read what it gave before; return its record."""
@@ -101,7 +103,8 @@ class Grid:
             return record
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        settings = self.used(arm)
+        settings, file = self.used(arm), folder / f"{arm}-{seed}.json"
+        write(file, json.dumps({"settings": settings}))     # of the checkpoint, too
         model, test = self.build(settings), self.pictures("test")
         history = train.fit(
             model, self.pictures("train"), test, seed=seed,
@@ -121,9 +124,7 @@ class Grid:
             **self.examine(model, test, settings),
         }
         torch.save(model.state_dict(), folder / f"{arm}-{seed}-weights.pt")
-        part = folder / f"{arm}-{seed}.part"
-        part.write_text(json.dumps(record))
-        os.replace(part, folder / f"{arm}-{seed}.json")
+        write(file, json.dumps(record))
         (folder / f"{arm}-{seed}.pt").unlink(missing_ok=True)
         return record
 
@@ -158,8 +159,7 @@ class Grid:
         tensors = RESULTS / f"{self.name}.safetensors"
         save_file(weights, f"{tensors}.part")
         os.replace(f"{tensors}.part", tensors)
-        Path(f"{json_file}.part").write_text(text + "\n")
-        os.replace(f"{json_file}.part", json_file)
+        write(json_file, text + "\n")
         print(f"written: {json_file}, {tensors}")
 
     def main(self, description: str) -> None:
@@ -170,6 +170,8 @@ class Grid:
         parser.add_argument("--workers", type=int, default=os.cpu_count() or 1,
                             help="runs at the same time (default: one for each core)")
         options = parser.parse_args()
+        if options.workers < 1:
+            parser.error(f"--workers must be at least 1, got {options.workers}")
         options.folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, (os.cpu_count() or 1) // options.workers)
         jobs = self.jobs()
@@ -182,9 +184,16 @@ class Grid:
             for job in waiting:
                 records.append(job.get())
                 r = records[-1]
-                print(f"{len(records)}/{len(jobs)}  {r['arm']:6} seed {r['seed']}  "
+                print(f"{len(records)}/{len(jobs)}  {r['arm']} seed {r['seed']}  "
                       f"test accuracy {r['accuracy']:.4f}", file=sys.stderr, flush=True)
         self.collect(records, options.folder, options.workers, threads)
+
+
+def write(file: Path, text: str) -> None:
+    """Write all of the text, or leave the file as it was."""
+    part = Path(f"{file}.part")
+    part.write_text(text)
+    os.replace(part, file)
 
 
 def versions() -> dict[str, str]:

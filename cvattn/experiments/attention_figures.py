@@ -1,0 +1,57 @@
+"""Collect the feature map that the chapter "What attention is" weighs by hand.
+
+    python -m cvattn.experiments.attention_figures
+
+reads results/se.safetensors and the test pictures, and writes
+results/attention_live.npz: bytes that the page shows as they are. Run
+`python -m cvattn.live shoot` after it to take the figures' pictures anew.
+
+Rules that choose what is shown, so that nothing is picked by hand: the pictures are
+those of `se_figures`; the channels are the SHOWN_CHANNELS of the second stage's output
+whose means differ most (standard deviation) between those pictures.
+"""
+
+import os
+
+import numpy as np
+import torch
+
+from cvattn import data
+from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.se import trained
+from cvattn.experiments.se_figures import first_correct
+from cvattn.resnet import ResNet
+
+SHOWN_CHANNELS = 6
+
+
+def collect(net: ResNet, images: torch.Tensor, labels: torch.Tensor) -> dict:
+    """Return the arrays of attention_live.npz, by name."""
+    seen = []
+    hook = net.layer2.register_forward_hook(lambda m, args, y: seen.append(y))
+    try:
+        with torch.inference_mode():
+            logits = torch.cat([net(data.to_float(x)) for x in images.split(500)])
+    finally:
+        hook.remove()
+    index = first_correct(logits, labels)
+    u = torch.cat(seen)[index]                                  # (4, 32, 14, 14)
+    spread = u.mean(dim=(2, 3)).std(dim=0)
+    channels = spread.topk(SHOWN_CHANNELS).indices.sort().values
+    arrays = {
+        "pictures": images[index],                              # (4, 28, 28) uint8
+        "labels": labels[index].int(),
+        "channels": channels.int(),
+        "u": u[:, channels],                                    # (4, 6, 14, 14)
+    }
+    return {name: value.contiguous().numpy() for name, value in arrays.items()}
+
+
+if __name__ == "__main__":
+    arrays = collect(trained("se"), *data.fashion_mnist("test"))
+    part = RESULTS / "attention_live.npz.part"
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(part, RESULTS / "attention_live.npz")
+    print("wrote attention_live.npz:",
+          {name: list(a.shape) for name, a in arrays.items()})

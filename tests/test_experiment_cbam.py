@@ -1,0 +1,205 @@
+"""The CBAM experiment: its arms, the gates that it looks at, and one tiny run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cvattn import data, train
+from cvattn.cbam import CBAM, ORDERS, SpatialAttention
+from cvattn.experiments import cbam as experiment
+from cvattn.experiments import se
+from cvattn.experiments.grid import Grid
+
+ARMS = experiment.SETTINGS["arms"]
+HALVES = {order: 3 if "spatial" in order or order == "parallel" else 0
+          for order in ORDERS}          # depth 8 has three blocks
+
+
+def pictures(n):
+    x, y = data.fashion_mnist("test")
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
+    return x[order], y[order]
+
+
+def made(**kwargs):
+    """A small network in eval mode, whose gates and BatchNorms all matter."""
+    torch.manual_seed(0)
+    settings = experiment.SETTINGS | {"width": 4, "reduction": 2, "cbam": kwargs}
+    model = experiment.build(settings).eval()
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 2)
+                m.bias.normal_(0, 0.3)
+                m.running_mean.normal_(0, 0.3)
+                m.running_var.uniform_(0.5, 2)
+    return model
+
+
+def modules(model, cls):
+    return [m for m in model.modules() if isinstance(m, cls)]
+
+
+# The arms.
+
+def test_each_arm_is_what_the_settings_say():
+    want = {        # order, channel pool, spatial pool, kernel, official
+        "pool7": ("channel-spatial", ("mean", "max"), ("mean", "max"), 7, False),
+        "pool3": ("channel-spatial", ("mean", "max"), ("mean", "max"), 3, False),
+        "conv7": ("channel-spatial", ("mean", "max"), "conv", 7, False),
+        "conv3": ("channel-spatial", ("mean", "max"), "conv", 3, False),
+        "max": ("channel", ("max",), None, None, False),
+        "both": ("channel", ("mean", "max"), None, None, False),
+        "spatial_first": (
+            "spatial-channel", ("mean", "max"), ("mean", "max"), 7, False),
+        "parallel": ("parallel", ("mean", "max"), ("mean", "max"), 7, False),
+        "official": ("channel-spatial", ("mean", "max"), ("max", "mean"), 7, True),
+    }
+    found = {}
+    for arm in ARMS:
+        blocks = modules(experiment.build(experiment.GRID.used(arm)), CBAM)
+        assert [m.channel.W0.in_features for m in blocks] == [16, 32, 64]
+        assert [m.channel.W0.out_features for m in blocks] == [4, 8, 16]
+        kinds = set()
+        for m in blocks:
+            spatial = getattr(m, "spatial", None)
+            norm = isinstance(getattr(spatial, "norm", None), torch.nn.BatchNorm2d)
+            assert norm == (m.channel.W0.bias is not None)
+            kinds.add((m.order, m.channel.pool, spatial and spatial.pool,
+                       spatial and spatial.f.kernel_size[0], norm))
+        found[arm], = kinds
+    assert found == want
+
+
+def test_the_settings_are_those_of_se_and_survive_json():
+    shared = experiment.SETTINGS.keys() & se.SETTINGS.keys() - {"arms"}
+    assert shared == {"epochs", "batch_size", "lr", "weight_decay", "bfloat16",
+                      "reduction"}
+    for key in shared:
+        assert experiment.SETTINGS[key] == se.SETTINGS[key], key
+    for key in ("depth", "width"):
+        assert experiment.SETTINGS[key] == se.SETTINGS["arms"]["se"][key]
+        assert experiment.SETTINGS[key] == se.SETTINGS["arms"]["plain"][key]
+    assert json.loads(json.dumps(experiment.SETTINGS)) == experiment.SETTINGS, (
+        "a run that is read back must have the settings that it was made with")
+
+
+def test_every_arm_stands_in_the_docstring():
+    for arm in ARMS:
+        assert arm in experiment.__doc__.partition("rows of the same comparison:")[2]
+
+
+# The gates.
+
+def gate_by_hand(spatial, F1):
+    """Eq. 3 from the weights: sigmoid of f over the two maps, normalised or not."""
+    maps = {"mean": F1.mean(1), "max": F1.amax(1)}
+    if spatial.pool == "conv":
+        F2 = (spatial.f0.weight[0, :, 0, 0, None, None] * F1).sum(1, keepdim=True)
+    else:
+        F2 = torch.stack([maps[name] for name in spatial.pool], dim=1)
+    y = F.conv2d(F2, spatial.f.weight, padding=spatial.f.kernel_size[0] // 2)
+    if isinstance(spatial.norm, torch.nn.BatchNorm2d):
+        n = spatial.norm
+        y = (y - n.running_mean) / (n.running_var + n.eps).sqrt() * n.weight + n.bias
+    return y.sigmoid()[:, 0]
+
+
+@pytest.mark.parametrize("kwargs", [
+    *[{"order": order} for order in ORDERS],
+    {"spatial_pool": "conv", "kernel_size": 3},
+    {"bias": True, "norm": True, "spatial_pool": ["max", "mean"]},
+], ids=str)
+def test_spatial_gates_are_those_of_a_forward_pass(kwargs):
+    model, (images, _) = made(**kwargs), pictures(30)
+    found = experiment.spatial_gates(model, images)
+    order = kwargs.get("order", "channel-spatial")
+    assert len(found) == HALVES[order]
+    with torch.inference_mode():
+        x = torch.relu(model.bn1(model.conv1(data.to_float(images))))
+        for i, gates in enumerate(found, 1):
+            block = getattr(model, f"layer{i}")[0]
+            u = block.residual(x)
+            before = block.attention.channel(u) if order == "channel-spatial" else u
+            side = (28, 14, 7)[i - 1]
+            assert gates.shape == (30, side, side) and gates.dtype == torch.float32
+            torch.testing.assert_close(
+                gates, gate_by_hand(block.attention.spatial, before))
+            assert gates.std() > 0.003
+            x = block(x)
+
+
+def test_looking_at_the_gates_changes_nothing():
+    model, (images, _) = made(norm=True), pictures(30)
+    x = data.to_float(images)
+    with torch.inference_mode():
+        y = model(x)
+        model.train()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        experiment.spatial_gates(model, images)
+        assert model.training
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+        assert torch.equal(model.eval()(x), y)
+    halves = modules(model, SpatialAttention)
+    assert not any("gate" in vars(half) for half in halves)
+    with pytest.raises(ValueError, match="x must be"):      # in the second block
+        model.layer2[0].attention.channel.W0 = torch.nn.Linear(3, 4)
+        experiment.spatial_gates(model, images)
+    assert not any("gate" in vars(half) for half in halves), "left after an error"
+
+
+def test_more_pictures_than_a_batch():
+    model, (images, _) = made(), pictures(30)
+    many = experiment.spatial_gates(model, images.repeat(20, 1, 1))
+    for gates, few in zip(many, experiment.spatial_gates(model, images), strict=True):
+        assert len(gates) == 600
+        torch.testing.assert_close(gates, few.repeat(20, 1, 1))
+
+
+def test_examine():
+    model, test = made(), pictures(30)
+    found = experiment.examine(model, test, {})
+    gates = [g.double().numpy() for g in experiment.spatial_gates(model, test[0])]
+    assert found == {
+        "place_deviation": pytest.approx([
+            np.mean([np.std(picture, ddof=1) for picture in g]) for g in gates]),
+        "place_mean": pytest.approx([np.mean(g) for g in gates]),
+    }
+    assert experiment.examine(made(order="channel"), test, {}) == {
+        "place_deviation": [], "place_mean": []}
+
+
+def test_gates_that_start_at_one_half_have_no_deviation():
+    """The official code's form, before it is trained."""
+    model = experiment.build(experiment.GRID.used("official")).eval()
+    found = experiment.examine(model, pictures(30), {})
+    assert found == {"place_deviation": [0.0] * 3, "place_mean": [0.5] * 3}
+
+
+# One run.
+
+def test_a_tiny_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "device", lambda: torch.device("cpu"))
+    x, y = data.fashion_mnist("train")
+    small = {"train": (x[:80], y[:80]), "test": pictures(60)}
+    settings = experiment.SETTINGS | {
+        "epochs": 1, "batch_size": 40, "bfloat16": False, "width": 4, "reduction": 2,
+        "arms": {arm: ARMS[arm] for arm in ("pool7", "max")}}
+    grid = Grid("cbam", settings, experiment.build, experiment.examine, small.get)
+    threads = torch.get_num_threads()
+    for arm, halves in (("pool7", 3), ("max", 0)):
+        record = grid.run(arm, 0, tmp_path, threads)
+        assert record["settings"]["cbam"] == ARMS[arm]["cbam"]
+        assert len(record["place_deviation"]) == len(record["place_mean"]) == halves
+        model = experiment.build(grid.used(arm))
+        model.load_state_dict(
+            torch.load(tmp_path / f"{arm}-0-weights.pt", weights_only=True))
+        assert record["parameters"] == sum(p.numel() for p in model.parameters())
+        found = experiment.examine(model.eval(), small["test"], {})
+        assert found == {k: pytest.approx(record[k]) for k in found}
+        logits = train.evaluate(model, small["test"])
+        assert record["accuracy"] == train.accuracy(logits, small["test"][1])
+        assert grid.run(arm, 0, tmp_path, threads) == record, "read, not made again"
