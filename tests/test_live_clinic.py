@@ -114,7 +114,8 @@ def computed():
 
 def matrices():
     apart = {4: (3, 8, 5, 7), 3: (3, 7, 8)}
-    names = {id: re.sub(r"(?<=[a-z]{2})(?=[A-Z\d])", " ", type(case.build()).__name__)
+    words = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[a-z]{2})(?=\d)")
+    names = {id: words.sub(" ", type(case.build()).__name__)
              for id, case in SILENT if id in SPECIMENS}
     return {"tests": [test.__name__ for test in TESTS],
             "names": {id: name.lower() for id, name in names.items()}} | {

@@ -198,8 +198,8 @@ def evenly(p, m, delta):
 RAISED = Exercise(
     name="raised",
     reference=raised,
-    right="The scores were never needed. Only the ratio of A to the rest moved, by "
-    "e^delta; the ratios among the rest stayed.",
+    right="The scores were never needed. Only the ratio of weight m to the rest moved, "
+    "by e^delta; the ratios among the rest stayed.",
     given="p m delta",
     axes="NM",
     cases=lambda: [
@@ -768,8 +768,8 @@ def same_favourite():
 ALIKE = Exercise(
     name="alike",
     reference=alike,
-    right="One result, two stories about who decided it. With more values than "
-    "dimensions there is always such a pair.",
+    right="One result, two stories about who decided it. Any d + 2 values in d "
+    "dimensions allow such a pair.",
     given="",
     judge=judge_alike,
     wrong=(
