@@ -132,7 +132,8 @@ def equations(app, what, name, obj, options, lines):
         if re.match(r"\S", paragraph) and all(
             re.fullmatch(f"{EQUATION}|{COLUMNS}| {{8,}}.*", row) for row in rows
         ):
-            paragraphs[number] = ".. code-block:: none\n\n" + "\n".join(f"    {row}" for row in rows)
+            block = [".. code-block:: none", "", *(f"    {row}" for row in rows)]
+            paragraphs[number] = "\n".join(block)
     lines[:] = [*"\n\n".join(paragraphs).split("\n"), ""]
 
 
