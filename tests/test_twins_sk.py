@@ -151,7 +151,7 @@ def test_timm_skresnext50_gives_the_same_logits():
 RESNEXTS = [(resnext50, "resnext50_32x4d", 25_028_904), (resnext101, None, 44_177_704)]
 
 
-@pytest.mark.parametrize("build, name, exact", RESNEXTS, ids=lambda case: str(case))
+@pytest.mark.parametrize("build, name, exact", RESNEXTS)
 def test_torchvision_resnext_names_and_shapes(build, name, exact):
     with torch.device("meta"):
         if name:
