@@ -68,7 +68,7 @@ def test_the_gates_cover_every_word_and_every_trap():
     words = [EXERCISES["attention-6"].reference(gate, x) for gate, x in gate_cases()]
     assert set(words) == {"channel", "place", "both", "nothing"}
     assert words == ["channel", "place", "both", "channel", "nothing", "nothing",
-                     "place", "place", "place"]
+                     "place", "place", "place", "both", "channel"]
     gate, x = gate_cases()[6]
     s = gate(x)
     assert 0 < spread(s - s.mean(1, keepdim=True), 1) < 1e-5, "rounding, and no more"
@@ -78,6 +78,26 @@ def test_scores_too_large_for_an_exponential_are_told():
     text = flat(check("attention-1", lambda a, tau: (a / tau).exp()
                       / (a / tau).exp().sum(1, keepdim=True)))
     assert "returned NaN in" in text and "exp or log of a number too large" in text
+
+
+def test_differences_that_cancel_in_a_mean_are_still_differences():
+    by_means = next(w for w in EXERCISES["attention-6"].wrong if "cancel" in w.message)
+    cases = gate_cases()
+    for case, wanted in ((9, "both"), (10, "channel")):
+        gate, x = cases[case]
+        assert EXERCISES["attention-6"].reference(gate, x) == wanted
+        assert by_means.answer(gate, x) == "nothing"
+
+
+def test_one_maximum_for_all_rows_is_not_enough():
+    text = flat(check("attention-1", lambda a, tau: (a / tau - (a / tau).max()).exp()
+                      / (a / tau - (a / tau).max()).exp().sum(1, keepdim=True)))
+    assert "returned NaN in 8 of 12 places" in text
+
+
+def test_a_search_that_ends_too_early_is_told_the_weight_it_found():
+    text = flat(check("attention-7", lambda a, top: min(temperature(a, top), 2.0)))
+    assert "For top = 0.3, this tau makes the largest weight 0." in text
 
 
 @pytest.mark.parametrize("answer, told", [

@@ -107,7 +107,7 @@ function buildLookup(root, data, say, result) {
     say(`At ${state.q.toFixed(1)} h the answer is ${y.toFixed(3)} m` +
       (outside ? ", outside all values: these weights make no mean" : "") +
       `. The largest weight is that of ${hour(keys[top])}, ${weights[top].toFixed(3)}; ` +
-      `all together they are ${total.textContent}.`);
+      `all five sum to ${total.textContent}.`);
   }
   function change(part) {
     Object.assign(state, part);
@@ -152,7 +152,7 @@ function buildLookup(root, data, say, result) {
       el("div", {}, el("span", { class: "name" },
         "Level in metres, over the hour asked for"), chart.node),
       el("div", {}, el("span", { class: "name" },
-        "Key, value, score and weight (mark: score not raised)"),
+        "Key, value, score, weight (black line: weight with no score raised)"),
       el("ul", { class: "weights" }, ...rows.map((row) => row.node)),
       el("p", { class: "name sums" }, "sum of the weights ", total, ", answer ", answer))),
     el("div", { class: "controls" }, asked, heat,

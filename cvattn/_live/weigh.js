@@ -267,14 +267,14 @@ function buildWeigh(root, data, say, result) {
           }))),
       el("div", { class: "rows" },
         row(`The map u: channels ${data.channels.join(", ")}`, before.node),
-        row("Stretched to it: ", middle.node, [words.weights]),
+        row("The weights, stretched to u: ", middle.node, [words.weights]),
         row("Result: ", after.node, [words.result]))),
     result,
   ];
   return {
     nodes, redraw: render,
-    hint: "Choose what is weighed and how, and set the scores: by dragging the bars " +
-      "and by painting on the grid.",
+    hint: "Choose what is weighed and how, and set the scores: for channels by dragging " +
+      "bars, for places by painting on the grid, for both by either.",
     keys: "Keyboard: on the bars, left and right choose a channel, up and down set its " +
       "score; on the grid, arrows move the cursor, Space raises, X or Backspace lowers.",
   };

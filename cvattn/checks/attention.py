@@ -39,6 +39,7 @@ SOFTEN = Exercise(
         (2 * rand(3, 5, seed=1), 0.5),
         (rand(2, 7, seed=2), 4.0),
         (300 * rand(3, 4, seed=3), 2.0),
+        (rand(3, 4, seed=4) + torch.tensor([[0.0], [-900.0], [900.0]]), 1.5),
     ],
     wrong=(
         Wrong(
@@ -164,6 +165,17 @@ LOOKUP = Exercise(
             "These scores are by nearness. Here the keys differ in length, so that is "
             "not the same as the dot product divided by sqrt(d).",
         ),
+        Wrong(
+            lambda q, k, v: (-torch.cdist(q, k).square() / 2
+                             / math.sqrt(q.shape[1])).softmax(1) @ v,
+            "These scores are by nearness. Here the keys differ in length, so that is "
+            "not the same as the dot product, at any temperature.",
+        ),
+        Wrong(
+            lambda q, k, v: lookup(q, k, v, scale=lambda d: math.sqrt(v.shape[1])),
+            "The scores are divided by the root of d_v, the length of a value. It is "
+            "d, the length of a key, that makes dot products large.",
+        ),
     ),
 )
 
@@ -216,6 +228,12 @@ RAISED = Exercise(
             lambda p, m, delta: only(p, m, p[:, m] + delta),
             "delta is added to the weight. It belongs to the score; the weight feels "
             "it through an exponential.",
+        ),
+        Wrong(
+            lambda p, m, delta: only(p, m, p[:, m] + delta) / row_sums(
+                only(p, m, p[:, m] + delta)),
+            "delta is added to the weight, and the row shared out again. It belongs to "
+            "the score: weight m is multiplied by e^delta.",
         ),
         Wrong(
             lambda p, m, delta: only(p, m, p[:, m] + delta).softmax(1),
@@ -273,7 +291,7 @@ THROUGH = Exercise(
     name="through",
     reference=through,
     right="J is symmetric, so J^T g = p * (g - p.g): each weight compares its own g "
-    "with the mean that the weights themselves give. No matrix was built.",
+    "with the mean that the weights themselves give. M numbers a row do, not M^2.",
     given="p g",
     axes="NM",
     cases=lambda: [
@@ -427,6 +445,12 @@ def by_shape(gate, x):
     return WORDS[s.shape[1] > 1, s.shape[2] > 1 or s.shape[3] > 1]
 
 
+def by_means(gate, x):
+    s = gate(x).expand_as(x)
+    return WORDS[spread(s.mean((0, 2, 3)), 0) > 1e-5,
+                 spread(s.mean((0, 1)), 0, 1) > 1e-5]
+
+
 def gate_cases():
     x = rand(3, 8, 5, 7, seed=51)
     with torch.random.fork_rng(devices=[]):
@@ -438,6 +462,10 @@ def gate_cases():
     noise = 1e-7 * rand(1, 8, 5, 7, seed=53)
     rows = torch.linspace(0.1, 0.9, 5).view(1, 1, 5, 1)
     columns = torch.linspace(0.1, 0.9, 7).view(1, 1, 1, 7)
+    # Differences that cancel: in means over places and channels, and over pictures.
+    steps = torch.linspace(-1, 1, 8).view(1, 8, 1, 1)
+    crossed = 0.5 + 0.4 * steps * torch.linspace(-1, 1, 5).view(1, 1, 5, 1)
+    turned = 0.5 + torch.tensor([0.2, -0.2, 0.0]).view(3, 1, 1, 1) * steps
     gates = (
         se.gate,
         sa.gate,
@@ -448,6 +476,8 @@ def gate_cases():
         lambda x: sa.gate(x) + noise,                       # rounding
         lambda x: rows.expand(len(x), 1, 5, 7),
         lambda x: columns.expand(len(x), 1, 5, 7),
+        lambda x: crossed.expand(len(x), 8, 5, 1),
+        lambda x: turned,
     )
     return [(quiet(gate), x) for gate in gates]
 
@@ -476,6 +506,12 @@ WEIGHS = Exercise(
             partial(weighs, look=lambda gate, x: gate(x) * x),
             "This looks at the gated map, which varies along every axis because x "
             "does. Look at the gate alone.",
+        ),
+        Wrong(
+            by_means,
+            "This compares means: over places, over channels, over the batch. "
+            "Differences cancel in a mean. Compare first, and then take the largest "
+            "difference.",
         ),
         Wrong(
             partial(weighs, room=0.0),
@@ -541,7 +577,10 @@ def run_temperature(answer, a, top):
         raise Says("Return one number, the temperature tau.")
     if not 0 < tau < math.inf:
         raise Says(f"A temperature is positive and finite, and this is {tau:.3g}.")
-    return (a.double() / tau).softmax(0)
+    p = (a.double() / tau).softmax(0)
+    if not math.isclose(p.max(), top, rel_tol=1e-4):
+        raise Says(f"For top = {top}, this tau makes the largest weight {p.max():.3f}.")
+    return p
 
 
 def gap(a):
@@ -615,6 +654,10 @@ def soft_of(a, v):
 
 def hard_of(a, v):
     return v[a.argmax(1)]
+
+
+def one_hot(a):
+    return torch.nn.functional.one_hot(a.argmax(1), a.shape[1]).to(a.dtype)
 
 
 def pick(a, v):
@@ -697,6 +740,17 @@ PICK = Exercise(
             lambda a, v: a.softmax(1).amax(1, keepdim=True) * hard_of(a, v),
             "The best value is scaled by its weight. It has a gradient, but the value "
             "is no longer the one in the dictionary.",
+        ),
+        Wrong(
+            lambda a, v: hard_of(a, v) + (soft_of(a, v) - hard_of(a, v)).detach(),
+            "The value is the soft one, and no gradient reaches the scores. The two "
+            "have changed places: soft should keep its gradient, and (hard - soft) be "
+            "detached.",
+        ),
+        Wrong(
+            lambda a, v: (a + (one_hot(a) - a).detach()) @ v,
+            "The value is right, but the gradient is that of the scores as weights. "
+            "There is no softmax on the way back.",
         ),
     ),
 )
