@@ -110,14 +110,14 @@ def to_float(images: Tensor) -> Tensor:
     """Network input: (x / 255 - MEAN) / STD, with a channel axis.
 
     Shape:
-        (N, 28, 28) uint8 -> (N, 1, 28, 28) float32.
+        (N, H, W) uint8 -> (N, 1, H, W) float32.
     """
-    if images.dtype != torch.uint8 or images.shape[1:] != (28, 28):
+    if images.dtype != torch.uint8 or images.ndim != 3:
         raise ValueError(
-            "images must be uint8 of shape (N, 28, 28), "
+            "images must be uint8 of shape (N, H, W), "
             f"got {images.dtype} of shape {tuple(images.shape)}"
         )
-    return (images[:, None].float() / 255 - MEAN) / STD  # (N, 1, 28, 28)
+    return (images[:, None].float() / 255 - MEAN) / STD  # (N, 1, H, W)
 
 
 def photo(name: str) -> Tensor:

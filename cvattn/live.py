@@ -8,8 +8,8 @@ with a picture and a sentence that the script replaces when it starts: where no
 script runs (a preview, an e-mail) they remain. Its bytes are the same on every
 machine: the numbers shown are shipped, never computed here::
 
-    python -m cvattn.live shoot      # take the fallback pictures anew, in Chromium
-    python -m cvattn.live page DIR   # write each figure as a page of its own
+    python -m cvattn.live shoot [NAME …]   # take the fallback pictures, in Chromium
+    python -m cvattn.live page DIR         # write each figure as a page of its own
 """
 
 import base64
@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -262,16 +263,23 @@ def chromium(playwright) -> str | None:
     return own if Path(own).exists() else None
 
 
-def shoot(folder: Path) -> None:
-    """Draw each figure in Chromium and keep its picture in 64 colours."""
+def shoot(folder: Path, names: Sequence[str] = ()) -> None:
+    """Draw these figures, or all, in Chromium; keep each picture in 64 colours.
+
+    Raises:
+        ValueError: before any is drawn, if there is no figure of a name.
+    """
+    known = {make.__name__: make for make in FIGURES}
+    if unknown := set(names) - known.keys():
+        raise ValueError(f"no figure named {sorted(unknown)}; there are {list(known)}")
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium(play),
                                        args=["--no-sandbox", "--disable-gpu"])
-        for make in FIGURES:
-            figure = make()
+        for name in names or known:
+            figure = known[name]()
             tab = browser.new_page(viewport={"width": 760, "height": 900},
                                    device_scale_factor=1.5)
             tab.set_content(page(figure.html(picture=b"")))
@@ -288,8 +296,8 @@ def shoot(folder: Path) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["shoot"]:
-            shoot(Path(__file__).parent / "_live")
+        case ["shoot", *names]:
+            shoot(Path(__file__).parent / "_live", names)
         case ["page", folder]:
             for make in FIGURES:
                 path = Path(folder) / f"{make.__name__}.html"

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .data import to_float
 
-# Pictures uint8 (N, 28, 28), which `data.to_float` standardises as Fashion-MNIST, and
+# Pictures uint8 (N, H, W), which `data.to_float` standardises as Fashion-MNIST, and
 # labels int64 (N,).
 Pair = tuple[Tensor, Tensor]
 
@@ -32,7 +32,7 @@ def fast_bfloat16(at: torch.device) -> bool:
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror half of the pictures and move each by up to 2 pixels, zeros coming in.
 
-    Shape: (N, 28, 28) uint8, before and after.
+    Shape: (N, H, W) uint8, before and after.
     """
     n, h, w = images.shape
     flip = torch.rand(n, generator=generator) < 0.5
@@ -47,7 +47,7 @@ def evaluate(model: nn.Module, data: Pair, *, batch_size: int = 500) -> Tensor:
     """Return the logits (N, classes), in float32 on the CPU, in eval mode.
 
     Args:
-        data: pictures uint8 (N, 28, 28), standardised by `data.to_float` with the
+        data: pictures uint8 (N, H, W), standardised by `data.to_float` with the
             mean and deviation of Fashion-MNIST, and labels, which are not read.
     """
     was_training = model.training

@@ -1,5 +1,6 @@
 """The clinic's drill: its patients are ill as described, and any good test will do."""
 
+import copy
 import inspect
 from functools import partial
 
@@ -182,6 +183,63 @@ def test_a_test_that_knows_one_size_alone_is_told_which_fails():
     text = flat(check("clinic-1", ill))
     assert text == flat("clinic-1: not yet. " + clinic.at_this_size(
         torch.empty(2, 12, 7, 3)))
+
+
+def swapped_formula(module, x):
+    """i / D where 2i / D should be: what the patient does."""
+    PE, D = module(torch.zeros_like(x))[0, 3, -2].item(), x.shape[2]
+    return abs(PE - np.sin(3 / 10000 ** ((D / 2 - 1) / D))) > 1e-5
+
+
+def earlier(module, x):
+    """Change the first position and watch the others."""
+    y = x.clone()
+    y[:, 0] += torch.linspace(-9, 9, x.shape[2], dtype=x.dtype)
+    return not torch.allclose(module(y, causal=True)[:, 1:],
+                              module(x, causal=True)[:, 1:])
+
+
+def in_company(module, x):
+    """Two copies of the batch: their mean is that of one."""
+    return not torch.allclose(module(torch.cat([x, x]))[:len(x)], module(x))
+
+
+def flipped(module, x):
+    """The order of the channels is nothing to a mean and a maximum."""
+    return not torch.allclose(module.gate(x.flip(1)), module.gate(x))
+
+
+def seeded(module, x):
+    torch.manual_seed(0)
+    first = module(x)
+    torch.manual_seed(0)
+    return not torch.equal(first, module(x))
+
+
+def idle_in_training(module, x):
+    module = copy.deepcopy(module).train()
+    module(x).square().sum().backward()
+    return any(p.grad is None or p.grad.abs().max() < 1e-12
+               for p in module.parameters())
+
+
+def attention_alone(module, x):
+    a = module.attention.weights(x, causal=True)
+    return bool(a.triu(1).any())
+
+
+@pytest.mark.parametrize("n, ill, message", [
+    (1, lambda module, x: not clinic.alone(module, x), clinic.REVERSED),
+    (1, in_company, clinic.VALUES),
+    (3, idle_in_training, clinic.IDLE),
+    (4, flipped, clinic.VALUES),
+    (5, earlier, clinic.REVERSED),
+    (6, seeded, clinic.SEEDED),
+    (7, swapped_formula, clinic.REVERSED),
+    (9, attention_alone, clinic.BLIND),
+])
+def test_what_a_confused_reader_tries_is_told_for_what_it_is(n, ill, message):
+    assert flat(check(f"clinic-{n}", ill)) == flat(f"clinic-{n}: not yet. {message}")
 
 
 def test_a_tolerance_of_nothing_convicts_the_right_module():

@@ -197,8 +197,8 @@ def test_broken_embedded_file_names_itself_and_the_cure(monkeypatch, tmp_path):
 
 def test_to_float():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8)
-    x = data.to_float(images[:, None, None].expand(3, 28, 28))
-    assert x.shape == (3, 1, 28, 28) and x.dtype == torch.float32
+    x = data.to_float(images[:, None, None].expand(3, 19, 23))
+    assert x.shape == (3, 1, 19, 23) and x.dtype == torch.float32
     expected = [(v - 0.2860406) / 0.3530242 for v in (0, 0.2, 1)]
     torch.testing.assert_close(x[:, 0, 13, 17], torch.tensor(expected))
 

@@ -51,6 +51,7 @@ def test_each_arm_is_what_the_settings_say():
         "pool3": ("channel-spatial", ("mean", "max"), ("mean", "max"), 3, False),
         "conv7": ("channel-spatial", ("mean", "max"), "conv", 7, False),
         "conv3": ("channel-spatial", ("mean", "max"), "conv", 3, False),
+        "mean": ("channel", ("mean",), None, None, False),
         "max": ("channel", ("max",), None, None, False),
         "both": ("channel", ("mean", "max"), None, None, False),
         "spatial_first": (
@@ -59,7 +60,8 @@ def test_each_arm_is_what_the_settings_say():
         "official": ("channel-spatial", ("mean", "max"), ("max", "mean"), 7, True),
     }
     found = {}
-    for arm in ARMS:
+    assert modules(experiment.build(experiment.GRID.used("plain")), CBAM) == []
+    for arm in ARMS.keys() - {"plain"}:
         blocks = modules(experiment.build(experiment.GRID.used(arm)), CBAM)
         assert [m.channel.W0.in_features for m in blocks] == [16, 32, 64]
         assert [m.channel.W0.out_features for m in blocks] == [4, 8, 16]
@@ -78,8 +80,9 @@ def test_the_settings_are_those_of_se_and_survive_json():
     shared = experiment.SETTINGS.keys() & se.SETTINGS.keys() - {"arms"}
     assert shared == {"epochs", "batch_size", "lr", "weight_decay", "bfloat16",
                       "reduction"}
-    for key in shared:
+    for key in shared - {"epochs"}:
         assert experiment.SETTINGS[key] == se.SETTINGS[key], key
+    assert 2 * experiment.SETTINGS["epochs"] == se.SETTINGS["epochs"]
     for key in ("depth", "width"):
         assert experiment.SETTINGS[key] == se.SETTINGS["arms"]["se"][key]
         assert experiment.SETTINGS[key] == se.SETTINGS["arms"]["plain"][key]
@@ -89,7 +92,7 @@ def test_the_settings_are_those_of_se_and_survive_json():
 
 def test_every_arm_stands_in_the_docstring():
     for arm in ARMS:
-        assert arm in experiment.__doc__.partition("rows of the same comparison:")[2]
+        assert arm in experiment.__doc__.partition("The arms:")[2]
 
 
 # The gates.

@@ -732,3 +732,9 @@ def test_motion_stops_where_the_reader_asks(show):
     assert calm.root.locator(".bar i").first.evaluate(moves) == "0s"
     usual = show(html("squeeze"), reduced_motion="no-preference")
     assert usual.root.locator(".bar i").first.evaluate(moves) != "0s"
+
+
+def test_shoot_refuses_a_figure_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"no figure named \['gone'\]; .*'squeeze'"):
+        live.shoot(tmp_path, ["squeeze", "gone"])
+    assert list(tmp_path.iterdir()) == []

@@ -50,6 +50,7 @@ function buildTrap(root, data, say, result) {
   }
   const group = (title, ...tiles) => el("div", { class: "group" },
     el("small", {}, title), el("div", { class: "tiles" }, ...tiles));
+  const many = (n) => `${n} ${n === 1 ? "picture" : "pictures"}`;
   const shape = (...sizes) => `(${sizes.join(", ")})`;
   const pictures = (f) => out.mean.map((_, b) => group(`picture ${b + 1}`, ...f(b)));
   const plain = (hue) => () => hue;
@@ -64,7 +65,7 @@ function buildTrap(root, data, say, result) {
   // For each step: the shape, a sentence and the maps, as written and as it should be.
   const VIEWS = [
     () => {
-      const view = [shape(B, C, H, W), `${B} pictures of ${C} channels.`,
+      const view = [shape(B, C, H, W), `${many(B)} of ${C} channels.`,
         pictures((b) => out.maps[b].map((m, c) => tile(m, plain("ink"), -1.5, 1.5,
           `channel ${c + 1}`)))];
       return [view, view];
@@ -82,10 +83,10 @@ function buildTrap(root, data, say, result) {
         pictures((b) => [mean(b), top(b)])],
     ],
     () => [
-      [shape(1, B, 2 * H, W), `Three axes are read as one picture: f takes the ${B} ` +
-        `${B === 1 ? "picture" : "pictures"} of the batch for channels, and wants 2.`,
+      [shape(1, B, 2 * H, W), `Three axes are read as one picture: f takes the ` +
+        `${many(B)} of the batch for channels, and wants 2.`,
       [group("one picture?", ...out.stacked.map((_, b) => both(b, `channel ${b + 1}?`)))]],
-      [shape(B, 2, H, W), `${B} pictures of 2 channels, as f wants.`,
+      [shape(B, 2, H, W), `${many(B)} of 2 channels, as f wants.`,
         pictures((b) => [mean(b), top(b)])],
     ],
     () => [
@@ -126,13 +127,19 @@ function buildTrap(root, data, say, result) {
       error: out.wrong ? "" : error(), wrong: JSON.stringify(out.wrong),
       right: JSON.stringify(out.right) });
   }
+  // What happens at the chosen step; the end is not told before it is reached.
+  const STORY = [
+    () => "Both versions get the same x.",
+    () => "As written the channel axis is dropped; cured, it is kept, 1 long.",
+    () => `As written the concatenation is ${shape(B, 2 * H, W)}, where f expects ` +
+      `${shape(B, 2, H, W)}.`,
+    () => `As written f takes the first of three axes for its channels. It counts ${B} ` +
+      `and wants 2: ${B === 2 ? "not a word" : "it will raise"}.`,
+    () => (B === 2 ? `Not an error, not a word: one gate ${shape(1, 2 * H, W)} leaves, ` +
+      `where two of ${shape(1, H, W)} should.` : "As written f raises."),
+  ];
   function tell() {
-    const verdict = B !== 2 ? `it takes ${B} for the number of channels and raises.`
-      : "it takes 2 for the number of channels, which it wants: not a word.";
-    say(`Batch of ${B}, maps of ${H} by ${W}. As written the concatenation is ` +
-      `${shape(B, 2 * H, W)}, where f expects ${shape(B, 2, H, W)}: ${verdict}` +
-      (B === 2 ? ` One gate ${shape(1, 2 * H, W)} leaves, where two of ` +
-        `${shape(1, H, W)} should.` : ""));
+    say(`Batch of ${B}, maps of ${H} by ${W}. ${STORY[step]()}`);
   }
   const change = (name, value, set) => slider(name, { min: 1, max: most, step: 1, value,
     words: String }, (n) => {

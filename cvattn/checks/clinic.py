@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,24 @@ ACQUITS = (
     "Your test lets the broken module go. Try it on the two modules and the x of "
     "drill.patient before you ask again."
 )
+BLIND = (
+    "Your test lets the broken module go, and also the right one when its output is "
+    "nonsense. Does it look at what the whole module returns, or only at one part?"
+)
+SEEDED = (
+    "Your test runs the module twice on the same x, and the two agree. If you set a "
+    "seed before each run, both draw the same random numbers."
+)
+REVERSED = (
+    "Your test has it the other way round: it convicts the right module and lets the "
+    "broken one go. Either a `not` is missing, or what you look for is what the "
+    "right module does."
+)
+IDLE = (
+    "Your test finds a parameter without use in the right module too. What a bias adds "
+    "before a BatchNorm is subtracted again in training mode, so its gradient is 0 in "
+    "a right module. Ask for those that have none at all: grad is None."
+)
 CONVICTS = (
     "Your test convicts the right module too. What it looks for must be wrong in the "
     "broken one and nowhere else: other weights and rounding are no illness."
@@ -81,7 +100,8 @@ CONVICTS = (
 def at_this_size(x: Tensor) -> str:
     return (
         f"Your test is wrong on an x of shape {tuple(x.shape)}, and right at another "
-        "size. It must hold for every size: take all lengths from x.shape."
+        "size. Take all lengths from x.shape, and see whether your x hides the fault "
+        "at this size."
     )
 
 
@@ -103,6 +123,7 @@ def probes(well: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     faults = {
         "shape": lambda y: y.unsqueeze(-1),
         "finite": lambda y: y * math.nan,
+        "infinite": lambda y: torch.full_like(y, math.inf),
         "batch": lambda y: y + y.mean(dim=0, keepdim=True),
         "twice": lambda y: y + torch.rand_like(y),
         "scale": lambda y: 1.5 * y,
@@ -143,8 +164,8 @@ def diagnosis(answer: Callable, well: nn.Module, x: Tensor) -> str | None:
             continue
     if found == {"shape"}:
         return SHAPE
-    if found == {"finite"}:
-        return FINITE
+    if found and found <= {"finite", "infinite"}:
+        return SEEDED if repeats(answer, well, x) else FINITE
     if "gradient" in found:
         return GRADIENT
     if found == {"count"}:
@@ -155,7 +176,38 @@ def diagnosis(answer: Callable, well: nn.Module, x: Tensor) -> str | None:
         return VALUES
     if "batch" in found:
         return BATCH
-    return TWICE if "twice" in found else None
+    if "twice" in found:
+        return TWICE if repeats(answer, well, x) else VALUES
+    return None if found else BLIND
+
+
+def repeats(answer: Callable, well: nn.Module, x: Tensor) -> bool:
+    """Whether the answer runs the module twice on the same numbers."""
+    module, cls, seen = copy.deepcopy(well), type(well), []
+
+    def noting(method):
+        def noted(self, x, *args, **kwargs):
+            seen.append((method, x.detach().clone()))
+            return getattr(cls, method)(self, x, *args, **kwargs)
+        return noted
+
+    module.__class__ = type(cls.__name__, (cls,), {
+        m: noting(m) for m in ("forward", "gate", "weights") if hasattr(cls, m)})
+    try:
+        verdict(answer, module, x)
+    except Exception:    # what was seen until then counts
+        pass
+    return any(m == n and torch.equal(a, b) for (m, a), (n, b) in combinations(seen, 2))
+
+
+def differentiates(answer: Callable, well: nn.Module, x: Tensor) -> bool:
+    """Whether the answer asks for gradients."""
+    try:
+        with torch.no_grad():
+            verdict(answer, copy.deepcopy(well), x)
+    except RuntimeError:
+        return True
+    return False
 
 
 # Asking ------------------------------------------------------------------------
@@ -200,11 +252,18 @@ def ask(case: Patient, answer: Callable, module: nn.Module, x: Tensor):
     if first is isinstance(module, case.sick):
         return first
     well = right_one(case, x)
+    both = [verdict(answer, one_of(case, cls, x), x) for cls in (case.sick, case.well)]
+    if both == [False, True]:
+        raise Says(REVERSED)
     if type(module) not in (case.well, case.sick) and not verdict(answer, well, x):
         raise Says(NAME)
     if verdict(answer, *examined(case, type(module), 0)) is not first:
         raise Says(at_this_size(x))
-    raise Says(CONVICTS if first else diagnosis(answer, well, x) or ACQUITS)
+    if first:
+        norms = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
+                    for m in well.modules())
+        raise Says(IDLE if norms and differentiates(answer, well, x) else CONVICTS)
+    raise Says(diagnosis(answer, well, x) or ACQUITS)
 
 
 def examinations(case: Patient) -> list[tuple[nn.Module, Tensor]]:
@@ -215,10 +274,15 @@ def examinations(case: Patient) -> list[tuple[nn.Module, Tensor]]:
     return [*rows, examined(case, alias, 0)]
 
 
+def one_of(case: Patient, cls: type, x: Tensor) -> nn.Module:
+    """Return the module of this class that takes this x."""
+    size = next(n for n, (_, shape) in enumerate(case.sizes) if shape == x.shape)
+    return examined(case, cls, size)[0]
+
+
 def right_one(case: Patient, x: Tensor) -> nn.Module:
     """Return the right module that takes this x."""
-    size = next(n for n, (_, shape) in enumerate(case.sizes) if shape == x.shape)
-    return examined(case, case.well, size)[0]
+    return one_of(case, case.well, x)
 
 
 def exercise(number: int, test: Callable, right: str, *wrong: Wrong) -> Exercise:
@@ -244,8 +308,9 @@ def anybody(case: Patient, test: Callable) -> Iterator[Wrong]:
         module.train()
         return found
 
-    yield Wrong(lambda module, x: False, ACQUITS)
+    yield Wrong(lambda module, x: False, BLIND)
     yield Wrong(lambda module, x: True, CONVICTS)
+    yield Wrong(lambda module, x: not test(module, x), REVERSED)
     yield Wrong(lambda module, x: type(module).__name__ == case.sick.__name__, NAME)
     yield Wrong(lambda module, x: 1.0 * test(module, x), BOOL)
     yield Wrong(meddles, CHANGED)

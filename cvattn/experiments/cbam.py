@@ -4,10 +4,11 @@
 
 Trains cifar_resnet, depth 8, on the full Fashion-MNIST, with CBAM or a variant of it in
 every block (see `grid` for how to stop and go on). The settings are those of the SE
-experiment, whose arms `plain` and `se` (a channel gate from means alone) are two more
-rows of the same comparison:
+experiment, but for half of its epochs. The arms:
 
-max, both                       channel gate alone, from maxima; from means and maxima
+plain                           no attention
+mean, max, both                 channel gate alone, from means, as SE; from maxima;
+                                from means and maxima
 conv3, conv7, pool3, pool7      both gates; the spatial one from a learned 1x1
                                 convolution or from [mean; max], kernel 3 or 7.
                                 pool7 is CBAM
@@ -27,9 +28,11 @@ from cvattn.experiments.grid import Grid
 from cvattn.resnet import cifar_resnet
 
 SETTINGS = {
-    "epochs": 6, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4,
+    "epochs": 3, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4,
     "bfloat16": True, "depth": 8, "width": 16, "reduction": 4,
     "arms": {
+        "plain": {"cbam": None, "seeds": 5},
+        "mean": {"cbam": {"order": "channel", "channel_pool": ["mean"]}, "seeds": 5},
         "pool7": {"cbam": {}, "seeds": 5},
         "max": {"cbam": {"order": "channel", "channel_pool": ["max"]}, "seeds": 5},
         "both": {"cbam": {"order": "channel"}, "seeds": 5},
@@ -46,7 +49,9 @@ SETTINGS = {
 
 def build(settings: dict) -> nn.Module:
     """Return the untrained network of an arm."""
-    attention = partial(CBAM, reduction=settings["reduction"], **settings["cbam"])
+    attention = None
+    if settings["cbam"] is not None:
+        attention = partial(CBAM, reduction=settings["reduction"], **settings["cbam"])
     return cifar_resnet(attention, depth=settings["depth"], width=settings["width"],
                         in_channels=1)
 
