@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -99,7 +100,8 @@ def fit(
     bfloat16: bool | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = True,
-) -> list[dict[str, float]]:
+    watch: Callable[[nn.Module], dict] | None = None,
+) -> list[dict]:
     """Train the model in place and return one record for each epoch.
 
     SGD with Nesterov momentum, on one cycle: over the first 30 % of the steps the
@@ -117,6 +119,8 @@ def fit(
             it exists, training goes on from there and gives what one run would have
             given, on a CPU to the bit.
         progress: write a line for each epoch to standard error.
+        watch: called with the model in eval mode, without gradients, after each
+            epoch; what it returns (of JSON's types) is added to the epoch's record.
 
     Raises:
         ValueError: before any training, if epochs < 1, if pictures and labels are
@@ -151,7 +155,7 @@ def fit(
     settings = {"epochs": epochs, "seed": seed, "batch_size": batch_size, "lr": lr,
                 "weight_decay": weight_decay, "bfloat16": autocast,
                 "pictures": len(train[0])}
-    history: list[dict[str, float]] = []
+    history: list[dict] = []
 
     if checkpoint is not None:
         Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
@@ -188,6 +192,10 @@ def fit(
             "test_accuracy": accuracy(evaluate(model, test), test[1]),
             "seconds": time.perf_counter() - start,
         })
+        if watch is not None:
+            model.eval()
+            with torch.no_grad():
+                history[-1] |= watch(model)
         if progress:
             print(f"\repoch {epoch + 1}/{epochs}  loss {history[-1]['loss']:.4f}  "
                   f"test {history[-1]['test_accuracy']:.4f}  "

@@ -131,3 +131,28 @@ def test_there_must_be_a_worker(workers, folder, monkeypatch, capsys):
         small().main("None.")
     assert f"--workers must be at least 1, got {workers}" in capsys.readouterr().err
     assert not (folder / "new").exists()
+
+
+def test_watch_adds_to_each_epoch(folder):
+    grid = small()
+    seen = []
+
+    def watch(model, settings):
+        assert not model.training and not torch.is_grad_enabled()
+        seen.append(settings)
+        return {"weight": model.linear.weight.sum().item()}
+
+    watched = Grid("none", grid.settings, grid.build, grid.examine, PICTURES.get,
+                   watch=watch)
+    for name in ("plain", "watched"):
+        (folder / name).mkdir()
+    plain = grid.run("one", 0, folder / "plain", 1)
+    record = watched.run("one", 0, folder / "watched", 1)
+    assert seen == [grid.used("one")] * 2
+    weights = [epoch.pop("weight") for epoch in record["history"]]
+    assert weights[0] != weights[1]
+    assert untimed(record) == untimed(plain), "watching changes nothing"
+    model = grid.build(grid.used("one"))
+    model.load_state_dict(
+        torch.load(folder / "watched" / "one-0-weights.pt", weights_only=True))
+    assert weights[1] == model.linear.weight.sum().item()

@@ -25,11 +25,10 @@ from cvattn.experiments.grid import Grid, fashion_mnist
 from cvattn.resnet import cifar_resnet
 
 CANVAS, SIDE, FRAGMENTS, PIECE = 36, 20, 6, 8
-PICTURES = {"train": 20000, "test": 10000}
 
 SETTINGS = {
     "epochs": 4, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "bfloat16": True,
-    "depth": 8, "width": 16,
+    "depth": 8, "width": 16, "pictures": 15000,
     "arms": {
         "plain": {"bam": None, "seeds": 5},
         "sum": {"bam": {"reduction": 4, "dilation": 4}, "seeds": 5},
@@ -109,12 +108,18 @@ def clutter(images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor, 
 
 
 def made(split: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return pictures, both masks and labels; the same at every call."""
-    images, labels = (t[:PICTURES[split]] for t in fashion_mnist(split))
+    """Return pictures, both masks and labels; the same at every call.
+
+    Made from the first SETTINGS["pictures"] of the training set, or the whole test set.
+    """
+    images, labels = fashion_mnist(split)
+    if split == "train":
+        n = SETTINGS["pictures"]
+        images, labels = images[:n], labels[:n]
     return *clutter(images, labels, seed=("train", "test").index(split)), labels
 
 
-def pictures(split: str) -> train.Pair:
+def pictures(split: str, settings: dict | None = None) -> train.Pair:
     canvas, _, _, labels = made(split)
     return canvas, labels
 

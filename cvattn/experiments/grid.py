@@ -20,6 +20,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 TRAINING = ("epochs", "batch_size", "lr", "weight_decay", "bfloat16")
 
 
-def fashion_mnist(split: str) -> train.Pair:
+def fashion_mnist(split: str, settings: dict | None = None) -> train.Pair:
+    """Return the full set, whatever the settings."""
     return data.fashion_mnist(split, full=True)
 
 
@@ -47,7 +49,9 @@ class Grid:
         build: from the settings of one arm (`used`) to an untrained network.
         examine: (trained network, test set, settings of the arm) to further entries
             of the record.
-        pictures: "train" or "test" to pictures and labels.
+        pictures: ("train" or "test", settings of the arm) to pictures and labels.
+        watch: (network after an epoch, settings of the arm) to further entries of the
+            epoch's record.
         last: arms that wait until all others are done.
     """
 
@@ -55,8 +59,9 @@ class Grid:
     settings: dict
     build: Callable[[dict], nn.Module]
     examine: Callable[[nn.Module, train.Pair, dict], dict]
-    pictures: Callable[[str], train.Pair] = fashion_mnist
+    pictures: Callable[[str, dict], train.Pair] = fashion_mnist
     last: tuple[str, ...] = ()
+    watch: Callable[[nn.Module, dict], dict] | None = None
 
     def used(self, arm: str, settings: dict | None = None) -> dict:
         """Return the settings that decide a run of the arm, whatever its seed."""
@@ -105,10 +110,11 @@ class Grid:
         torch.manual_seed(seed)
         settings, file = self.used(arm), folder / f"{arm}-{seed}.json"
         write(file, json.dumps({"settings": settings}))     # of the checkpoint, too
-        model, test = self.build(settings), self.pictures("test")
+        model, test = self.build(settings), self.pictures("test", settings)
+        watch = self.watch and partial(self.watch, settings=settings)
         history = train.fit(
-            model, self.pictures("train"), test, seed=seed,
-            checkpoint=folder / f"{arm}-{seed}.pt", progress=False,
+            model, self.pictures("train", settings), test, seed=seed,
+            checkpoint=folder / f"{arm}-{seed}.pt", progress=False, watch=watch,
             **{k: settings[k] for k in TRAINING},
         )
         model.cpu()

@@ -84,7 +84,7 @@ def shrink(images: Tensor, side: int) -> Tensor:
     return F.pad(small, (start, rest, start, rest))
 
 
-def pictures(split: str) -> train.Pair:
+def pictures(split: str, settings: dict | None = None) -> train.Pair:
     """Return the full set, each picture at one of SIDES; the same at every call."""
     images, labels = fashion_mnist(split)
     generator = torch.Generator().manual_seed(0)
