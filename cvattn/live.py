@@ -208,6 +208,69 @@ def weigh() -> Live:
     )
 
 
+def cbam_arrays() -> dict[str, np.ndarray]:
+    """Return the arrays that cvattn.experiments.cbam_figures collected."""
+    return dict(np.load(io.BytesIO(shipped("results", "cbam_live.npz"))))
+
+
+def spot() -> Live:
+    """Put a bright spot on a channel and watch mean, maximum and gate."""
+    arrays = cbam_arrays()
+    return Live(
+        "spot",
+        "One bright spot: what the mean sees, and what the maximum",
+        "Live figure, needs a browser with scripts: a spot to move, brighten and "
+        "enlarge on a channel of a trained network, with the channel's mean and "
+        "maximum, and the gates that follow from the one, the other and both.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "channels": arrays["channels"].tolist(),
+            "size": arrays["u"].shape[-1],
+            "maps": packed(arrays["u"]),
+            **{name: packed(arrays[name])
+               for name in ("pictures", "mean", "max", "W0", "W1")},
+        },
+    )
+
+
+def slide() -> Live:
+    """Slide the 7x7 window of a spatial gate over the two maps that it reads."""
+    arrays = cbam_arrays()
+    return Live(
+        "slide",
+        "The window of the spatial gate, place by place",
+        "Live figure, needs a browser with scripts: a window of 7 by 7 to drag over "
+        "the mean and the maximum of a trained network's channels, the kernel, the "
+        "products, their sum and the gate at the window's centre.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "size": arrays["maps"].shape[-1],
+            "k": arrays["kernel"].shape[-1],
+            **{name: packed(arrays[name]) for name in ("pictures", "maps", "kernel")},
+        },
+    )
+
+
+def paint() -> Live:
+    """Paint a mask over a trained network's last features and see what it says."""
+    arrays = cbam_arrays()
+    return Live(
+        "paint",
+        "A mask of your own over the last features",
+        "Live figure, needs a browser with scripts: a mask of 7 by 7 places to paint "
+        "over the last feature map of a trained network, and the class "
+        "probabilities that follow.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "labels": arrays["labels"].tolist(),
+            "classes": CLASSES,
+            "size": arrays["own"].shape[-1],
+            **{name: packed(arrays[name]) for name in (
+                "pictures", "features", "own", "fc_weight", "fc_bias")},
+        },
+    )
+
+
 def trap() -> Live:
     """Step through spatial attention without keepdim, for any batch."""
     i = np.arange(5 * 3 * 5 * 4)
@@ -241,7 +304,102 @@ def cover() -> Live:
     )
 
 
-FIGURES = (lookup, weigh, squeeze, surgery, reduction, trap, cover)
+def field() -> Live:
+    """Choose dilation and depth, and see which pixels one place sees."""
+    return Live(
+        "field",
+        "What one place sees: dilation and depth",
+        "Live figure, needs a browser with scripts: the pixels that one place of a map "
+        "sees through 3 x 3 convolutions, for any dilation, depth and place; how many "
+        "they are, how many lie beyond the border, and how many a neighbour shares.",
+        {"sizes": [9, 18, 36]},
+    )
+
+
+def combine() -> Live:
+    """Set a channel's and a place's score; see the gates of sum, product, maximum."""
+    return Live(
+        "combine",
+        "Two scores, three gates",
+        "Live figure, needs a browser with scripts: two scores to set, and the gate "
+        "that their sum, their product and their maximum make, with its slopes.",
+        {"most": 4},
+    )
+
+
+def scenes() -> dict[str, np.ndarray]:
+    """Return the arrays that cvattn.experiments.bam_figures collected."""
+    return dict(np.load(io.BytesIO(shipped("results", "bam_live.npz"))))
+
+
+def hierarchy() -> Live:
+    """Lay the gates of trained BAM networks over a scene, and read the mass."""
+    arrays = scenes()
+    arms = ("sum", "product", "max")
+    return Live(
+        "hierarchy",
+        "Does it find the object? Gates after stages 1, 2, 3",
+        "Live figure, needs a browser with scripts: scenes of one object among "
+        "fragments, with the gates of three trained networks over them, after each "
+        "stage; the share of the gates that lies on the object, and their mean on "
+        "object, fragments and empty canvas.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "size": arrays["pictures"].shape[-1],
+            "arms": list(arms),
+            "sizes": [arrays[f"sum{stage}"].shape[-1] for stage in (1, 2, 3)],
+            **{k: packed(arrays[k]) for k in ("pictures", "object", "fragments")},
+            "maps": {f"{arm}{stage}": packed(arrays[f"{arm}{stage}"])
+                     for arm in arms for stage in (1, 2, 3)},
+        },
+    )
+
+
+def axis() -> Live:
+    """Take the softmax of a block of scores along any of its axes."""
+    scores = np.array([[[1.0, -0.5, 0.3, 2.0], [0.0, 0.5, 0.3, -1.0]],
+                       [[-1.2, 0.8, 1.5, 0.0], [0.4, -0.7, 1.1, 0.6]]])
+    maps = np.array([[[4.0, 1.0, 2.5, 0.5], [0.8, 5.0, 1.0, 3.0]],
+                     [[1.5, 3.5, 0.6, 4.5], [2.8, 1.2, 4.0, 2.0]]])
+    return Live(
+        "axis",
+        "Along which axis? One softmax, four ways",
+        "Live figure, needs a browser with scripts: scores of two pictures, two "
+        "branches and four channels, and their weights after a softmax along the "
+        "branches, the channels, both, or the batch. Along the branches alone the two "
+        "weights of every channel sum to 1.",
+        {"scores": packed(scores.astype(np.float32)),
+         "maps": packed(maps.astype(np.float32)), "B": 2, "M": 2, "C": 4, "most": 4},
+    )
+
+
+def kernels() -> dict[str, np.ndarray]:
+    """Return the arrays that cvattn.experiments.sk_figures collected."""
+    return dict(np.load(io.BytesIO(shipped("results", "sk_live.npz"))))
+
+
+def grow() -> Live:
+    """Enlarge an object and see which kernel every layer and channel chooses."""
+    arrays = kernels()
+    return Live(
+        "grow",
+        "A larger object: which kernel does each layer choose?",
+        "Live figure, needs a browser with scripts: a picture to enlarge from 14 to 28 "
+        "pixels, and the weight that a trained network gives to the larger kernel, in "
+        "each of its six layers and in every channel.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "classes": CLASSES,
+            "sides": arrays["sides"].tolist(),
+            "widths": arrays["widths"].tolist(),
+            **{name: packed(arrays[name]) for name in (
+                "pictures", "weights", "probabilities")},
+        },
+    )
+
+
+FIGURES = (lookup, weigh, squeeze, surgery, reduction, spot, slide, paint, trap, cover,
+           field, combine, hierarchy, axis, grow)
 
 
 def page(figure: str, attributes: str = "") -> str:

@@ -19,10 +19,15 @@ from axe_playwright_python.sync_playwright import Axe
 from conftest import CI, ROOT
 from test_live import CLOSE, Page, agrees, counted, true_z
 from test_live_attention import looked_up, weighed
+from test_live_bam import regions, seen
+from test_live_cbam import painted, slid, spotted
 from test_live_clinic import torch_trap
+from test_live_sk import chosen_weights, grown
 
 import cvattn
 from cvattn import live, plot
+from cvattn.experiments import cbam as cbam_experiment
+from cvattn.experiments import sk as sk_experiment
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 SOURCES = [TOC["root"], *(chapter["file"] for part in TOC["parts"]
@@ -528,9 +533,71 @@ def weigh_works(page, net, arrays):
     assert sum(page.state("weights")) == pytest.approx(1)
 
 
+def field_works(page, net, arrays):
+    seen(page)
+    page.root.locator("input[type=range]").first.press("Home")
+    page.root.get_by_role("button", name="neighbour").click()
+    seen(page)
+    assert page.state("shared") == 20
+
+
+def combine_works(page, net, arrays):
+    page.root.get_by_role("button", name="Two noes").click()
+    gates = [v["M"] for v in page.state("out").values()]
+    assert gates == pytest.approx([1 / (1 + np.exp(4)), 1 / (1 + np.exp(-4)),
+                                   1 / (1 + np.exp(2))], abs=CLOSE)
+
+
+def hierarchy_works(page, net, arrays):
+    before = regions(page)
+    page.root.locator("label.pick", has_text="product").click()
+    assert regions(page) != before
+
+
+def axis_works(page, net, arrays):
+    chosen_weights(page)
+    page.root.locator("label.pick", has_text="batch").click()
+    w = chosen_weights(page)
+    assert (w.sum(1) - 1).abs().max() > 0.1
+
+
+def grow_works(page, net, arrays):
+    sk_net = sk_experiment.trained("sk")
+    grown(page, sk_net)
+    page.root.get_by_role("slider").press("End")
+    assert page.state("side") == 28
+    grown(page, sk_net)
+
+
+def spot_works(page, net, arrays):
+    pool7, shipped = cbam_experiment.trained("pool7"), live.cbam_arrays()
+    spotted(page, pool7, shipped)
+    page.root.get_by_role("slider", name="Side").fill("3")
+    page.root.locator(".map").press("ArrowLeft")
+    spotted(page, pool7, shipped)
+    assert page.state("spot")["column"] == 1
+
+
+def slide_works(page, net, arrays):
+    slid(page, live.cbam_arrays())
+    page.root.get_by_role("button", name="Smallest gate").click()
+    slid(page, live.cbam_arrays())
+
+
+def paint_works(page, net, arrays):
+    pool7, shipped = cbam_experiment.trained("pool7"), live.cbam_arrays()
+    painted(page, pool7, shipped)
+    page.root.get_by_role("button", name="Grad-CAM").click()
+    page.drag(page.root.locator(".grid"), (0.1, 0.1), (0.9, 0.9))
+    assert painted(page, pool7, shipped)[0].diagonal().sum() == 0
+
+
 WORKS = {"lookup": lookup_works, "weigh": weigh_works, "squeeze": squeeze_works,
          "surgery": surgery_works, "reduction": reduction_works, "trap": trap_works,
-         "cover": cover_works}
+         "cover": cover_works, "spot": spot_works, "slide": slide_works,
+         "paint": paint_works, "field": field_works,
+         "combine": combine_works, "hierarchy": hierarchy_works,
+         "axis": axis_works, "grow": grow_works}
 
 
 def test_every_live_figure_stands_in_the_book(html):

@@ -1,16 +1,18 @@
 """The CBAM experiment: its arms, the gates that it looks at, and one tiny run."""
 
 import json
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from cvattn import data, train
-from cvattn.cbam import CBAM, ORDERS, SpatialAttention
+from cvattn.cbam import CBAM, ORDERS, ChannelAttention, SpatialAttention
 from cvattn.experiments import cbam as experiment
-from cvattn.experiments import se
+from cvattn.experiments import cbam_figures, se
 from cvattn.experiments.grid import Grid
 
 ARMS = experiment.SETTINGS["arms"]
@@ -206,3 +208,74 @@ def test_a_tiny_run(tmp_path, monkeypatch):
         logits = train.evaluate(model, small["test"])
         assert record["accuracy"] == train.accuracy(logits, small["test"][1])
         assert grid.run(arm, 0, tmp_path, threads) == record, "read, not made again"
+
+
+# What the chapter's live figures show.
+
+def test_seen_is_what_the_blocks_see():
+    model, (images, _) = made(), pictures(30)
+    found, caught = cbam_figures.seen(model, images), []
+    hooks = [m.register_forward_pre_hook(lambda m, args: caught.append(args[0]))
+             for m in modules(model, CBAM)]
+    with torch.inference_mode():
+        x = data.to_float(images)
+        model(x)
+        torch.testing.assert_close(found["features"], model.features(x))
+    for hook in hooks:
+        hook.remove()
+    gates = experiment.spatial_gates(model, images)
+    for i, m in enumerate(modules(model, CBAM)):
+        torch.testing.assert_close(found["u"][i], caught[i])
+        with torch.inference_mode():
+            F1 = caught[i] * m.channel.gate(caught[i])
+        torch.testing.assert_close(found["maps"][i][:, 0], F1.mean(1))
+        torch.testing.assert_close(found["maps"][i][:, 1], F1.amax(1))
+        torch.testing.assert_close(found["own"][i], gates[i])
+
+
+def test_a_channels_answer_is_how_far_its_own_gate_moves():
+    torch.manual_seed(0)
+    half = ChannelAttention(6, reduction=2)
+    u = torch.randn(3, 6, 5, 7)
+    moved = []
+    for c in range(6):
+        rows = []
+        for x in u:
+            y = x.clone()
+            i, j = divmod(x[c].argmax().item(), 7)
+            y[c, i, j] += cbam_figures.RISE
+            with torch.no_grad():
+                rows.append((half.gate(y[None]) - half.gate(x[None]))[0, c].abs())
+        moved.append(torch.stack(rows).mean())
+    found = cbam_figures.answers(half, u)
+    torch.testing.assert_close(found, torch.stack(moved))
+    assert found.unique().numel() == 6
+
+
+def test_the_widest_gates_differ_over_places_not_over_pictures():
+    apart = torch.linspace(0, 1, 4)[:, None, None].expand(4, 3, 5)
+    rows = torch.tensor([0.4, 0.5, 0.6])[None, :, None].expand(4, 3, 5)
+    one = rows.clone()
+    one[1:] = 0.5               # one picture alone
+    assert cbam_figures.widest([apart, one, rows]) == 2
+    assert cbam_figures.widest([rows, one, apart]) == 0
+    assert cbam_figures.widest([apart, one, apart]) == 1
+
+
+# What the chapter writes out.
+
+def test_the_chapters_table_of_times_is_the_benchmarks():
+    """Times are not compared when a notebook runs, so they stand in its text."""
+    root = Path(__file__).parents[1]
+    rows = json.loads((root / "benchmarks/results/cpu.json").read_text())["rows"]
+    cells = nbformat.read(root / "chapters/cbam.ipynb", as_version=4).cells
+    cell, = (c.source for c in cells if "median, in copies of" in c.source)
+    for module, name in (("SE", "SE"), ("ChannelAttention", "channel half"),
+                         ("SpatialAttention", "spatial half"), ("CBAM", "CBAM")):
+        times = []
+        for shape in ([8, 256, 56, 56], [32, 512, 14, 14]):
+            for way in ("forward", "forward + backward"):
+                own, = (r["seconds"] for r in rows if r["form"] == "eager" and (
+                    r["module"], r["shape"], r["pass"]) == (module, shape, way))
+                times.append(f"{own['cvattn'] / own['copy']:.1f}")
+        assert f"| {name} | {' | '.join(times)} |" in cell

@@ -156,3 +156,16 @@ def test_watch_adds_to_each_epoch(folder):
     model.load_state_dict(
         torch.load(folder / "watched" / "one-0-weights.pt", weights_only=True))
     assert weights[1] == model.linear.weight.sum().item()
+
+
+def test_weights_of_arms_that_are_not_shipped(folder, monkeypatch):
+    arms = {name: {"mode": "as it is", "seeds": 1} for name in ("one", "two")}
+    grid = Grid("none", small(arms=arms).settings, lambda s: Model(s["mode"]),
+                lambda model, test, s: {}, PICTURES.get, shipped=("two",))
+    monkeypatch.setattr(module, "RESULTS", folder)
+    grid.collect([grid.run(arm, 0, folder, 1) for arm in arms], folder, 1, 1)
+    assert {r["arm"] for r in grid.results()["runs"]} == {"one", "two"}
+    made = torch.load(folder / "two-0-weights.pt", weights_only=True)
+    torch.testing.assert_close(dict(grid.trained("two").state_dict()), dict(made))
+    with pytest.raises(ValueError, match=r"of the arms \['two'\], not of 'one'"):
+        grid.trained("one")

@@ -233,7 +233,7 @@ def test_copies_do_not_touch_each_other(show, name):
     page = show(html(name), html(name))
     first, second = page.roots.nth(0), page.roots.nth(1)
     before = page.tab.evaluate("e => ({...e.dataset})", first.element_handle())
-    if name not in ("squeeze", "surgery", "weigh"):
+    if name not in ("squeeze", "surgery", "weigh", "slide", "paint"):
         second.locator("input[type=range]").first.press("Home")
     else:
         second.locator(".pick", has_text="Bag").click()
@@ -650,7 +650,8 @@ def test_theme_follows_the_page_then_the_system(show, name):
 
 CANVASES = {"lookup": ".chart", "weigh": ".grid", "squeeze": ".map",
             "surgery": ".gates", "reduction": ".reduction canvas",
-            "trap": ".trap canvas"}
+            "trap": ".trap canvas", "field": ".grid", "combine": ".surface",
+            "grow": ".chart"}
 
 
 @pytest.mark.parametrize("name", CANVASES)

@@ -27,7 +27,7 @@ from cvattn.resnet import cifar_resnet
 CANVAS, SIDE, FRAGMENTS, PIECE = 36, 20, 6, 8
 
 SETTINGS = {
-    "epochs": 4, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "bfloat16": True,
+    "epochs": 3, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "bfloat16": True,
     "depth": 8, "width": 16, "pictures": 15000,
     "arms": {
         "plain": {"bam": None, "seeds": 5},
@@ -172,7 +172,8 @@ def examine(model: nn.Module, test: train.Pair, settings: dict, *,
                         for M in maps(model, test[0])]}
 
 
-GRID = Grid("bam", SETTINGS, build, examine, pictures)
+GRID = Grid("bam", SETTINGS, build, examine, pictures,
+            shipped=("plain", "sum", "product", "max", "d1", "d2"))
 results, trained = GRID.results, GRID.trained
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def examine(model: nn.Module, test: train.Pair, settings: dict) -> dict:
     }
 
 
-GRID = Grid("cbam", SETTINGS, build, examine)
+GRID = Grid("cbam", SETTINGS, build, examine, shipped=("plain", "mean", "pool7"))
 results, trained = GRID.results, GRID.trained
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ An experiment is a module with a `GRID` and the last line `GRID.main(__doc__)`::
 Every run writes a checkpoint after each epoch to --folder, and its weights at the end,
 so that the command can be stopped and given again; runs made or begun with other
 settings are refused. At the end the results go to `<name>.json` (each run, the
-settings, versions and hardware) and the weights of seed 0 to `<name>.safetensors`, both
-in `cvattn/results`, from where the chapter reads them.
+settings, versions and hardware) and weights of seed 0 to `<name>.safetensors`, both in
+`cvattn/results`, from where the chapter reads them.
 """
 
 import argparse
@@ -53,6 +53,7 @@ class Grid:
         watch: (network after an epoch, settings of the arm) to further entries of the
             epoch's record.
         last: arms that wait until all others are done.
+        shipped: arms whose weights are kept in `cvattn/results`; all, if None.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Grid:
     examine: Callable[[nn.Module, train.Pair, dict], dict]
     pictures: Callable[[str, dict], train.Pair] = fashion_mnist
     last: tuple[str, ...] = ()
+    shipped: tuple[str, ...] | None = None
     watch: Callable[[nn.Module, dict], dict] | None = None
 
     def used(self, arm: str, settings: dict | None = None) -> dict:
@@ -74,10 +76,16 @@ class Grid:
         return json.loads((RESULTS / f"{self.name}.json").read_text())
 
     def trained(self, arm: str) -> nn.Module:
-        """Return the arm's network with the shipped weights of seed 0, in eval mode."""
+        """Return the arm's network with the shipped weights of seed 0, in eval mode.
+
+        Raises:
+            ValueError: if the arm's weights are not shipped.
+        """
         from safetensors.torch import load_file
 
         weights = load_file(RESULTS / f"{self.name}.safetensors")
+        if arm not in (arms := sorted({k.partition(".")[0] for k in weights})):
+            raise ValueError(f"weights are shipped of the arms {arms}, not of {arm!r}")
         model = self.build(self.used(arm, self.results()["settings"]))
         model.load_state_dict({k.removeprefix(f"{arm}."): v for k, v in weights.items()
                                if k.startswith(f"{arm}.")})
@@ -145,7 +153,7 @@ class Grid:
     def collect(self, records: list[dict], folder: Path, workers: int,
                 threads: int) -> None:
         """Write the two result files from finished runs."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         runs = [{k: v for k, v in r.items() if k != "settings"} for r in records]
         text = json.dumps({
@@ -157,14 +165,13 @@ class Grid:
         }, indent=1)
         weights = {
             f"{arm}.{name}": tensor.contiguous()
-            for arm in self.settings["arms"]
+            for arm in self.shipped or self.settings["arms"]
             for name, tensor in
             torch.load(folder / f"{arm}-0-weights.pt", weights_only=True).items()
         }
         json_file = RESULTS / f"{self.name}.json"
         tensors = RESULTS / f"{self.name}.safetensors"
-        save_file(weights, f"{tensors}.part")
-        os.replace(f"{tensors}.part", tensors)
+        write(tensors, save(weights))
         write(json_file, text + "\n")
         print(f"written: {json_file}, {tensors}")
 
@@ -195,10 +202,10 @@ class Grid:
         self.collect(records, options.folder, options.workers, threads)
 
 
-def write(file: Path, text: str) -> None:
-    """Write all of the text, or leave the file as it was."""
+def write(file: Path, content: str | bytes) -> None:
+    """Write all of it, or leave the file as it was."""
     part = Path(f"{file}.part")
-    part.write_text(text)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, file)
 
 

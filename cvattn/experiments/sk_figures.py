@@ -1,0 +1,88 @@
+"""Collect what the live figure of the SK chapter shows from the trained SK network.
+
+    python -m cvattn.experiments.sk_figures
+
+reads results/sk.safetensors and the test pictures, and writes results/sk_live.npz:
+bytes that the page shows as they are. Run `python -m cvattn.live shoot grow` after it
+to take the figure's picture anew.
+
+Rules that choose what is shown, so that nothing is picked by hand: of each class in
+`se_figures.SHOWN`, the test picture that the network names rightly at the most SIDES,
+the first of those if there are several.
+"""
+
+import os
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cvattn import data, train
+from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.se_figures import SHOWN
+from cvattn.experiments.sk import CANVAS, shrink, trained
+from cvattn.sk import SK
+
+SIDES = tuple(range(CANVAS // 2, CANVAS + 1))
+
+
+def look(model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return each selective kernel's weights, its last branch's (N, C), and the logits.
+
+    The mean of a row is what `experiments.sk.larger` returns.
+    """
+    modules = [m for m in model.modules() if type(m) is SK]
+    seen: list[list[Tensor]] = [[] for _ in modules]
+
+    def keep(rows: list[Tensor], module: SK, inputs: tuple[Tensor]) -> None:
+        rows.append(module.weights(inputs[0])[:, -1].flatten(1).float().cpu())
+
+    hooks = [m.register_forward_pre_hook(partial(keep, rows))
+             for m, rows in zip(modules, seen, strict=True)]
+    try:
+        logits = train.evaluate(model, (images, torch.zeros(len(images))))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [torch.cat(rows) for rows in seen], logits
+
+
+def most_often_right(right: Tensor, labels: Tensor) -> list[int]:
+    """Return a picture for each class in SHOWN, from `right`, (sides, N) bool."""
+    often = right.sum(dim=0)
+    index = []
+    for name in SHOWN:
+        own = (labels == data.CLASSES.index(name)).nonzero()[:, 0]
+        index.append(int(own[(often[own] == often[own].max()).nonzero()[0, 0]]))
+    return index
+
+
+def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
+    """Return the arrays of sk_live.npz, by name."""
+    right = torch.stack([look(model, shrink(images, side))[1].argmax(1) == labels
+                         for side in SIDES])
+    index = most_often_right(right, labels)
+    small = torch.stack([shrink(images[index], side) for side in SIDES], dim=1)
+    layers, logits = look(model, small.flatten(0, 1))       # P pictures x S sides
+    shape = small.shape[:2]
+    arrays = {
+        "index": torch.tensor(index).int(),
+        "labels": labels[index].int(),
+        "sides": torch.tensor(SIDES).int(),
+        "pictures": small,                                  # (P, S, 28, 28) uint8
+        "widths": torch.tensor([a.shape[1] for a in layers]).int(),
+        "weights": torch.cat(layers, dim=1).view(*shape, -1),   # (P, S, all C)
+        "probabilities": logits.softmax(1).float().view(*shape, -1),    # (P, S, 10)
+    }
+    return {name: value.contiguous().numpy() for name, value in arrays.items()}
+
+
+if __name__ == "__main__":
+    arrays = collect(trained("sk"), *data.fashion_mnist("test"))
+    part = RESULTS / "sk_live.npz.part"
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(part, RESULTS / "sk_live.npz")
+    print("wrote sk_live.npz:",
+          {name: list(a.shape) for name, a in arrays.items()})
