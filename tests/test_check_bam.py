@@ -96,3 +96,29 @@ def test_a_float_for_a_count_is_told():
     text = flat(check("bam-5", lambda channels, reduction: EXERCISES[
         "bam-5"].reference(channels, reduction) * 1.0))
     assert "Divide whole numbers with //" in text
+
+
+def test_a_mask_that_is_averaged_as_bool_is_told():
+    text = flat(check("bam-4", lambda M, o: (M * F.adaptive_avg_pool2d(
+        o, M.shape[1:])).sum((1, 2)) / M.sum((1, 2))))
+    assert "Make them numbers first: o.float()" in text
+
+
+def test_a_body_that_is_not_yet_written_is_no_mistake():
+    def on_object(M, o):
+        raise NotImplementedError
+
+    assert "nothing here yet" in flat(check("bam-4", on_object))
+
+
+@pytest.mark.parametrize("answer, told", [
+    (lambda f, x, at: gradient_at(f, x, at).abs(), "It has a sign, too"),
+    (lambda f, x, at: gradient_at(f, x.new_ones(x.shape), at), "a picture of ones"),
+])
+def test_a_gradient_that_fits_only_positive_linear_networks_is_told(answer, told):
+    assert told in flat(check("bam-6", answer))
+
+
+def gradient_at(f, x, at):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(f(x)[0, 0, at[0], at[1]], x)[0][0, 0]

@@ -118,7 +118,7 @@ function buildField(root, data, say, result) {
         line("weights for each pair of channels", words.weights))),
   ];
   return { nodes, redraw: render,
-    hint: "Point at a place. Orange: the pixels that it sees, darker where more ways lead " +
-      "there; grey: its neighbour's; black: both.",
+    hint: "Point at a place. Orange: the pixels that it sees, stronger where more ways lead " +
+      "there; grey: its neighbour's; black, or white on a dark page: both.",
     keys: "Keyboard: Tab to a slider or the map, and use the arrows." };
 }

@@ -125,7 +125,7 @@ function buildHierarchy(root, data, say, result) {
       el("p", { class: "name" }, "mean gate on"), el("ul", {}, ...rows.map((r) => r.node)))),
   ];
   return { nodes, redraw: render,
-    hint: "Light: a gate near 0; orange: near 1. The line is the outline of the object, " +
-      "which no network was given.",
+    hint: "The map alone, at 100 %, goes from light (0, or the least gate) to orange (1, or " +
+      "the greatest). The line is the object's outline, which no network was given.",
     keys: "Keyboard: Tab to a choice or the slider, and use the arrows." };
 }

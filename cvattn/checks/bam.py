@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..bam import COMBINE
-from ..check import Exercise, Wrong
+from ..check import Exercise, Says, Wrong
 
 
 def rand(*shape: int, seed: int) -> Tensor:
@@ -56,6 +56,10 @@ FIELD = Exercise(
               "others."),
         Wrong(partial(field, side=lambda d: 1 + 2 * len(d) * max(d)),
               "Every layer is given the largest dilation. Add up each layer's own."),
+        Wrong(partial(field, side=lambda d: 1 + 2 * len(d) * d[0],
+                      seen=lambda d: (2 * len(d) + 1) ** 2),
+              "1 + 2Ld and (2L + 1)^2 are for layers of one dilation. Here each has "
+              "its own: add up the reach of each, and collect the offsets."),
         Wrong(partial(field, side=lambda d: sum(2 * n + 1 for n in d)),
               "The sides of the layers are added. Only the first brings its middle "
               "pixel; each further layer adds 2d."),
@@ -214,6 +218,16 @@ def smooth(M, o):
     return on_object(fine, o)
 
 
+def call_on_object(answer, M, o):
+    try:
+        return answer(M, o)
+    except NotImplementedError as error:
+        if "Bool" in str(error):
+            raise Says("The mask holds truth values, of which torch takes no average. "
+                       "Make them numbers first: o.float().") from error
+        raise
+
+
 def mass_cases():
     cases = []
     for seed, small, large in ((21, (3, 4, 5), (3, 12, 15)), (22, (2, 3, 3), (2, 6, 6)),
@@ -231,6 +245,7 @@ ON_OBJECT = Exercise(
     given="M o",
     axes="B",
     cases=mass_cases,
+    call=call_on_object,
     wrong=(
         Wrong(lambda M, o: (M * shares(o, M)).sum() / M.sum(),
               "This is one number for all pictures together. Keep the batch axis: sum "
@@ -357,13 +372,22 @@ def stack(dilations, kernel):
     return f
 
 
+def bent(kernel):
+    """Two convolutions with weights of both signs, and a slope that depends on x."""
+    def f(x):
+        return F.conv2d(torch.tanh(F.conv2d(x, kernel, padding=1)), -kernel, padding=1)
+    return f
+
+
 def stacks():
     full = (1 + torch.arange(9.0).view(1, 1, 3, 3)) / 9
     corner = full * torch.tensor([[0.0, 0, 0], [0, 1, 1], [0, 1, 1]])
-    return [(stack(dilations, kernel), rand(1, 1, *size, seed=61).abs() + 0.1, at)
-            for dilations, kernel, size, at in (
-                ([4, 4], full, (13, 17), (5, 8)), ([1, 2], full, (9, 11), (1, 3)),
-                ([1, 3], corner, (9, 11), (4, 2)))]
+    cases = [(stack(dilations, kernel), rand(1, 1, *size, seed=61).abs() + 0.1, at)
+             for dilations, kernel, size, at in (
+                 ([4, 4], full, (13, 17), (5, 8)), ([1, 2], full, (9, 11), (1, 3)),
+                 ([1, 3], corner, (9, 11), (4, 2)))]
+    signed = rand(1, 1, 3, 3, seed=62)
+    return [*cases, (bent(signed), rand(1, 1, 7, 5, seed=63), (3, 2))]
 
 
 FELT = Exercise(
@@ -378,6 +402,13 @@ FELT = Exercise(
         Wrong(lambda f, x, at: felt(f, x, at) != 0,
               "These are truth values: where the gradient is not zero. Return the "
               "gradient itself."),
+        Wrong(lambda f, x, at: felt(f, x, at).abs(),
+              "This is the gradient's size. It has a sign, too: leave it."),
+        Wrong(lambda f, x, at: felt(f, torch.ones_like(x), at),
+              "The gradient is taken at a picture of ones. That is right only for "
+              "networks whose gradient is the same at every input: take it at x."),
+        Wrong(lambda f, x, at: felt(f, torch.zeros_like(x), at),
+              "The gradient is taken at a picture of zeros. Take it at x."),
         Wrong(gradient,
               "The two axes of length 1 are still there. Return (H, W)."),
         Wrong(lambda f, x, at: felt(f, x, at[::-1]),
@@ -562,6 +593,9 @@ FLIPPED = Exercise(
               "side of a half each lies."),
         Wrong(partial(flipped, count=lambda d: d.sum((1, 2, 3)).float()),
               "This is their number. Divide by C H W."),
+        Wrong(partial(flipped, count=lambda d: d.sum((1, 2, 3))),
+              "This is their number, a whole one. A share is their number divided by "
+              "C H W."),
         Wrong(partial(flipped, count=lambda d: d.float().mean()),
               "This is one share for all pictures. Keep the batch axis."),
         Wrong(partial(flipped, count=lambda d: d.float().mean(1)),
