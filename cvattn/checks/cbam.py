@@ -183,6 +183,12 @@ CHANNEL_GATE = Exercise(
             "There is a ReLU behind the second layer too, so no gate can fall below a "
             "half. It stands between the layers only.",
         ),
+        Wrong(
+            lambda x, W0, W1: sum(torch.relu(f @ W0.T @ W1.T)
+                                  for f in descriptors(x)).sigmoid(),
+            "The ReLU stands behind the second layer, so no gate can fall below a "
+            "half. It belongs between the two.",
+        ),
     ),
 )
 
@@ -213,6 +219,11 @@ COUNT = Exercise(
         (64, 16, 7, False), (64, 16, 7, True), (256, 8, 3, False), (256, 8, 3, True),
     ],
     wrong=(
+        Wrong(
+            less(lambda C, h, k, o: C - h if o else 0),
+            "Each bias has C numbers. The first layer makes C / r, so its bias has no "
+            "more than that.",
+        ),
         Wrong(
             less(lambda c, d, k, o: 2 * c * d),
             "The two layers are counted twice. Mean and maximum share them.",
@@ -616,6 +627,21 @@ THROUGH_POOLS = Exercise(
     ],
     wrong=(
         Wrong(
+            lambda x, g, h: through_pools(x, 0 * g, g + h),
+            "Both gradients go to the largest pixel. That is the maximum's way; the "
+            "mean gives each pixel the share 1 / (HW) of g_avg.",
+        ),
+        Wrong(
+            lambda x, g, h: through_pools(x, g + h, 0 * h),
+            "Both gradients are spread over all places. That is the mean's way; the "
+            "maximum sends all of g_max to one pixel.",
+        ),
+        Wrong(
+            lambda x, g, h: through_pools(x, g, h, at=lambda x: (x == x.max()).float()),
+            "One pixel of the whole batch receives g_max. Each channel of each picture "
+            "has a maximum of its own.",
+        ),
+        Wrong(
             lambda x, g, h: through_pools(x, g, 0 * h),
             "Only the road through the mean is there. The largest pixel of each "
             "channel receives g_max as well.",
@@ -704,6 +730,11 @@ HEAT = Exercise(
         (rand(2, 6, 5, 3, seed=83), rand(3, 6, seed=84), torch.tensor([1, 1])),
     ],
     wrong=(
+        Wrong(
+            lambda A, w, k: (w[k][:, :, None, None] * A).mean(1).relu(),
+            "The mean is taken over the channels. Sum over them, and divide by the "
+            "number of places, HW.",
+        ),
         Wrong(
             lambda A, w, k: heat(A, w, k, share=False),
             "The map is HW times too large: y depends on the mean of A, so each "
