@@ -124,7 +124,8 @@ def examine(model: nn.Module, test: train.Pair, settings: dict) -> dict:
     }
 
 
-GRID = Grid("se", SETTINGS, build, examine, last=("deep",))
+GRID = Grid("se", SETTINGS, build, examine, last=("deep",),
+            shipped=("plain", "se", "deep"))
 results, trained = GRID.results, GRID.trained
 
 if __name__ == "__main__":
