@@ -270,6 +270,8 @@ UNFOLD = """() => {
   document.querySelectorAll(".toggle-hidden > .toggle-button, " +
     "button.toggle-button-hidden").forEach((e) => e.click());
 }"""
+# What unfolds fades in, and a colour half way has no contrast.
+SETTLED = "document.getAnimations().every((a) => a.playState === 'finished')"
 # The theme keeps a second title for paper, unseen on a screen.
 HEADINGS = """() => [...document.querySelectorAll("h1")]
   .filter((e) => e.checkVisibility()).map((e) => e.textContent)"""
@@ -332,8 +334,10 @@ def visit(browser, html):
         found = {"equations": tab.locator(".math").count(),
                  "unread": tab.evaluate(UNREAD), "titles": tab.evaluate(HEADINGS)}
         tab.evaluate(UNFOLD)
+        tab.wait_for_function(SETTLED)
         found["light"] = serious(tab)
         tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+        tab.wait_for_function(SETTLED)
         found["dark"] = serious(tab, {"runOnly": ["color-contrast"]})
         found["paper"] = tab.evaluate(
             "getComputedStyle(document.body).backgroundColor")

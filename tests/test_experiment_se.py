@@ -339,11 +339,11 @@ def test_shipped_weights_are_those_of_the_arms_and_no_other():
     from safetensors.torch import load_file
 
     weights = load_file(grid.RESULTS / "se.safetensors")
-    assert {k.split(".")[0] for k in weights} == set(experiment.GRID.shipped)
+    assert {k.split(".")[0] for k in weights} == experiment.SETTINGS["arms"].keys()
     assert all(v.isfinite().all() for v in weights.values())
 
 
-@pytest.mark.parametrize("arm", experiment.GRID.shipped)
+@pytest.mark.parametrize("arm", experiment.SETTINGS["arms"])
 def test_shipped_weights_give_the_shipped_numbers(shipped, arm):
     try:
         test = data.fashion_mnist("test", full=True)

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from cvattn import SK, data, train
-from cvattn.experiments import se, sk_cost, sk_figures
+from cvattn.experiments import se, se_cost, sk_cost, sk_figures
 from cvattn.experiments import sk as experiment
 from cvattn.experiments.grid import Grid
 
@@ -269,7 +269,7 @@ def test_ratios_are_sk_over_plain(monkeypatch):
     def pretend(step, model, x):
         return 6.0 if isinstance(model, SK) else 2.0
 
-    monkeypatch.setattr(sk_cost, "seconds", pretend)
+    monkeypatch.setattr(se_cost, "seconds", pretend)
     assert sk_cost.ratios(TINY, 4) == {"forward": [3.0] * 3, "both": [3.0] * 3}
 
 

@@ -94,17 +94,16 @@ def pictures(split: str, settings: dict | None = None) -> train.Pair:
     return images, labels
 
 
-def larger(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the larger kernel's weight, and the logits, for uint8 images (N, H, W).
+def look(model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the larger kernel's weights, and the logits, for uint8 images (N, H, W).
 
-    The weight is (N, L): for each picture and each of the L selective kernels, the
-    mean over channels of the last branch's a.
+    For each selective kernel the last branch's a, (N, C).
     """
     modules = [m for m in model.modules() if type(m) is SK]
     seen: list[list[Tensor]] = [[] for _ in modules]
 
     def keep(rows: list[Tensor], module: SK, inputs: tuple[Tensor]) -> None:
-        rows.append(module.weights(inputs[0])[:, -1].mean(dim=(1, 2, 3)).float().cpu())
+        rows.append(module.weights(inputs[0])[:, -1].flatten(1).float().cpu())
 
     hooks = [m.register_forward_pre_hook(partial(keep, rows))
              for m, rows in zip(modules, seen, strict=True)]
@@ -113,7 +112,13 @@ def larger(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack([torch.cat(rows) for rows in seen], dim=1), logits
+    return [torch.cat(rows) for rows in seen], logits
+
+
+def larger(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means over channels of `look`, (N, L), and the logits."""
+    weights, logits = look(model, images)
+    return torch.stack([a.mean(1) for a in weights], dim=1), logits
 
 
 def examine(model: nn.Module, test: train.Pair, settings: dict, *,

@@ -12,40 +12,17 @@ the first of those if there are several.
 """
 
 import os
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvattn import data, train
+from cvattn import data
 from cvattn.experiments.grid import RESULTS
 from cvattn.experiments.se_figures import SHOWN
-from cvattn.experiments.sk import CANVAS, shrink, trained
-from cvattn.sk import SK
+from cvattn.experiments.sk import CANVAS, look, shrink, trained
 
 SIDES = tuple(range(CANVAS // 2, CANVAS + 1))
-
-
-def look(model: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Return each selective kernel's weights, its last branch's (N, C), and the logits.
-
-    The mean of a row is what `experiments.sk.larger` returns.
-    """
-    modules = [m for m in model.modules() if type(m) is SK]
-    seen: list[list[Tensor]] = [[] for _ in modules]
-
-    def keep(rows: list[Tensor], module: SK, inputs: tuple[Tensor]) -> None:
-        rows.append(module.weights(inputs[0])[:, -1].flatten(1).float().cpu())
-
-    hooks = [m.register_forward_pre_hook(partial(keep, rows))
-             for m, rows in zip(modules, seen, strict=True)]
-    try:
-        logits = train.evaluate(model, (images, torch.zeros(len(images))))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return [torch.cat(rows) for rows in seen], logits
 
 
 def most_often_right(right: Tensor, labels: Tensor) -> list[int]:
