@@ -11,13 +11,11 @@ those of `se_figures`; the channels are the SHOWN_CHANNELS of the second stage's
 whose means differ most (standard deviation) between those pictures.
 """
 
-import os
 
-import numpy as np
 import torch
 
 from cvattn import data
-from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.grid import RESULTS, write_arrays
 from cvattn.experiments.se import trained
 from cvattn.experiments.se_figures import first_correct
 from cvattn.resnet import ResNet
@@ -49,9 +47,6 @@ def collect(net: ResNet, images: torch.Tensor, labels: torch.Tensor) -> dict:
 
 if __name__ == "__main__":
     arrays = collect(trained("se"), *data.fashion_mnist("test"))
-    part = RESULTS / "attention_live.npz.part"
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, RESULTS / "attention_live.npz")
+    write_arrays(RESULTS / "attention_live.npz", arrays)
     print("wrote attention_live.npz:",
           {name: list(a.shape) for name, a in arrays.items()})

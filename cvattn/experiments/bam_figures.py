@@ -11,17 +11,15 @@ of each class in `se_figures.SHOWN`, the first scene that the networks of ARMS a
 classify correctly. The scenes are those of `bam.clutter` from the embedded pictures.
 """
 
-import os
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvattn import data, train
 from cvattn.experiments.bam import clutter, maps, trained
-from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.grid import RESULTS, write_arrays
 from cvattn.experiments.se_figures import SHOWN
 
 ARMS = ("sum", "product", "max")
@@ -65,8 +63,5 @@ def collect(nets: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> di
 
 if __name__ == "__main__":
     arrays = collect({arm: trained(arm) for arm in ARMS}, *data.fashion_mnist("test"))
-    part = RESULTS / "bam_live.npz.part"
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, RESULTS / "bam_live.npz")
+    write_arrays(RESULTS / "bam_live.npz", arrays)
     print("wrote bam_live.npz:", {name: list(a.shape) for name, a in arrays.items()})

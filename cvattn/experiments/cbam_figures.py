@@ -17,7 +17,6 @@ maps        of the block whose spatial gate differs most between the places of a
             (standard deviation over places, mean over all test pictures)
 """
 
-import os
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from torch import Tensor
 from cvattn import data
 from cvattn.cbam import ChannelAttention
 from cvattn.experiments.cbam import trained
-from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.grid import RESULTS, write_arrays
 from cvattn.experiments.se_figures import first_correct
 from cvattn.resnet import ResNet
 
@@ -105,9 +104,6 @@ def collect(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, np.ndarray
 
 if __name__ == "__main__":
     arrays = collect(trained("pool7"), *data.fashion_mnist("test"))
-    part = RESULTS / "cbam_live.npz.part"
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, RESULTS / "cbam_live.npz")
+    write_arrays(RESULTS / "cbam_live.npz", arrays)
     print("wrote cbam_live.npz:",
           {name: list(a.shape) for name, a in arrays.items()})

@@ -13,6 +13,7 @@ settings, versions and hardware) and weights of seed 0 to `<name>.safetensors`, 
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -207,6 +209,13 @@ def write(file: Path, content: str | bytes) -> None:
     part = Path(f"{file}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(part, file)
+
+
+def write_arrays(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write the arrays as one `.npz`, or leave the file as it was."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write(file, buffer.getvalue())
 
 
 def versions() -> dict[str, str]:

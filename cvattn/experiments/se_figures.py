@@ -14,14 +14,13 @@ squeeze_channels    the SQUEEZED channels of stage 2's last block whose mean z
                     differs most (standard deviation) between those pictures
 """
 
-import os
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cvattn import data
-from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.grid import RESULTS, write_arrays
 from cvattn.experiments.se import trained
 from cvattn.resnet import ResNet
 
@@ -95,9 +94,6 @@ def collect(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, np.ndarray
 if __name__ == "__main__":
     images, labels = data.fashion_mnist("test")
     arrays = collect(trained("se"), images, labels)
-    part = RESULTS / "se_live.npz.part"
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, RESULTS / "se_live.npz")
+    write_arrays(RESULTS / "se_live.npz", arrays)
     print(f"wrote se_live.npz from {len(images)} test pictures:",
           {name: list(a.shape) for name, a in arrays.items()})

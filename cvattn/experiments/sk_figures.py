@@ -11,14 +11,13 @@ Rules that choose what is shown, so that nothing is picked by hand: of each clas
 the first of those if there are several.
 """
 
-import os
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cvattn import data
-from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.grid import RESULTS, write_arrays
 from cvattn.experiments.se_figures import SHOWN
 from cvattn.experiments.sk import CANVAS, look, shrink, trained
 
@@ -57,9 +56,6 @@ def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, np.nd
 
 if __name__ == "__main__":
     arrays = collect(trained("sk"), *data.fashion_mnist("test"))
-    part = RESULTS / "sk_live.npz.part"
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, RESULTS / "sk_live.npz")
+    write_arrays(RESULTS / "sk_live.npz", arrays)
     print("wrote sk_live.npz:",
           {name: list(a.shape) for name, a in arrays.items()})
