@@ -7,12 +7,12 @@ import pytest
 from safetensors.torch import load_file
 
 from cvattn import train
-from cvattn.experiments import bam, sk
+from cvattn.experiments import bam, cbam, sk
 from cvattn.experiments.grid import RESULTS
 
 CI = os.environ.get("CI", "").lower() == "true"
-GRIDS = {"bam": bam.GRID, "sk": sk.GRID}
-TRIED = [("bam", "sum"), ("sk", "sk")]
+GRIDS = {"bam": bam.GRID, "cbam": cbam.GRID, "sk": sk.GRID}
+TRIED = [("bam", "sum"), ("cbam", "pool7"), ("sk", "sk")]
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
