@@ -169,11 +169,14 @@ def test_examine():
     found = experiment.examine(model, test, {})
     gates = [g.double().numpy() for g in experiment.spatial_gates(model, test[0])]
     assert found == {
+        "heat_on_object": experiment.on_object(model, *test),
         "place_deviation": pytest.approx([
             np.mean([np.std(picture, ddof=1) for picture in g]) for g in gates]),
         "place_mean": pytest.approx([np.mean(g) for g in gates]),
     }
-    assert experiment.examine(made(order="channel"), test, {}) == {
+    channels = made(order="channel")
+    assert experiment.examine(channels, test, {}) == {
+        "heat_on_object": experiment.on_object(channels, *test),
         "place_deviation": [], "place_mean": []}
 
 
@@ -181,7 +184,35 @@ def test_gates_that_start_at_one_half_have_no_deviation():
     """The official code's form, before it is trained."""
     model = experiment.build(experiment.GRID.used("official")).eval()
     found = experiment.examine(model, pictures(30), {})
+    assert 0 < found.pop("heat_on_object") < 1
     assert found == {"place_deviation": [0.0] * 3, "place_mean": [0.5] * 3}
+
+
+def test_on_object_is_grad_cam_by_autograd():
+    model, (images, labels) = made(), pictures(30)
+    shares = []
+    for image, k in zip(images, labels, strict=True):
+        A = model.features(data.to_float(image[None])).detach().requires_grad_()
+        (g,) = torch.autograd.grad(model.fc(A.mean(dim=(2, 3)))[0, k], A)
+        heat = torch.relu((g.mean(dim=(2, 3), keepdim=True) * A).sum(dim=1))[0]
+        cells = image.numpy().reshape(7, 4, 7, 4).mean(axis=(1, 3)) > 25.5
+        own, whole = heat[torch.from_numpy(cells)].sum(), heat.sum()
+        shares.append((own / whole).item() if whole > 0 else 0.0)
+    found = experiment.on_object(model, images, labels)
+    assert found == pytest.approx(np.mean(shares), abs=1e-5)
+    assert found != pytest.approx(np.mean([(i > 25.5).float().mean() for i in images]),
+                                  abs=0.01), "heat is not spread evenly"
+
+
+def test_on_object_of_no_heat_and_of_many_pictures():
+    model, (images, labels) = made(), pictures(30)
+    once = experiment.on_object(model, images, labels)
+    assert experiment.on_object(model, images.repeat(20, 1, 1), labels.repeat(20)) == (
+        pytest.approx(once, abs=1e-5))
+    with torch.no_grad():
+        model.fc.weight.copy_(-model.fc.weight.abs())
+    assert model.features(data.to_float(images)).min() >= 0
+    assert experiment.on_object(model, images, labels) == 0
 
 
 # One run.
