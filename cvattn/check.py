@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 AXES = {"B": "pictures", "C": "channels", "D": "hidden units", "H": "rows",
-        "W": "columns", "N": "queries", "M": "keys", "V": "entries of a value"}
+        "W": "columns", "N": "queries", "M": "keys", "V": "entries of a value",
+        "K": "heads", "E": "entries of a head", "T": "targets", "L": "letters"}
 BLANK = (
     "nothing here yet. That is where everybody starts: write the body, return the "
     "result, and run the check again. The hint is folded under the exercise."

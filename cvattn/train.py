@@ -98,16 +98,17 @@ def fit(
     lr: float = 0.1,
     weight_decay: float = 5e-4,
     bfloat16: bool | None = None,
+    optimizer: str = "sgd",
     checkpoint: str | Path | None = None,
     progress: bool = True,
     watch: Callable[[nn.Module], dict] | None = None,
 ) -> list[dict]:
     """Train the model in place and return one record for each epoch.
 
-    SGD with Nesterov momentum, on one cycle: over the first 30 % of the steps the
-    learning rate climbs from lr / 25 to `lr` while the momentum falls from 0.95 to
-    0.85; then both go back, the rate to lr / 250,000. Pictures mirrored and moved
-    at random, channels_last.
+    SGD with Nesterov momentum, or AdamW, on one cycle: over the first 30 % of the
+    steps the learning rate climbs from lr / 25 to `lr` while the momentum (AdamW's
+    first beta) falls from 0.95 to 0.85; then both go back, the rate to lr / 250,000.
+    Pictures mirrored and moved at random, channels_last.
 
     Args:
         train, test: pictures and labels as `data.fashion_mnist` returns them.
@@ -115,6 +116,7 @@ def fit(
             are yours: call `torch.manual_seed` before you build the model.
         bfloat16: autocast the forward pass; by default only on a CUDA GPU of
             capability 8.0 (Ampere) or later.
+        optimizer: "sgd" or "adamw".
         checkpoint: a file; its folder is made. It is written after each epoch; when
             it exists, training goes on from there and gives what one run would have
             given, on a CPU to the bit.
@@ -123,12 +125,15 @@ def fit(
             epoch; what it returns (of JSON's types) is added to the epoch's record.
 
     Raises:
-        ValueError: before any training, if epochs < 1, if pictures and labels are
-            not equally many, if a batch is larger than the training set, or on a
-            checkpoint that is none or was written with other settings.
+        ValueError: before any training, if epochs < 1, if the optimizer is neither,
+            if pictures and labels are not equally many, if a batch is larger than the
+            training set, or on a checkpoint that is none or was written with other
+            settings.
     """
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got epochs={epochs}")
+    if optimizer not in ("sgd", "adamw"):
+        raise ValueError(f'optimizer must be "sgd" or "adamw", got {optimizer!r}')
     for name, (images, labels) in (("train", train), ("test", test)):
         if len(images) != len(labels):
             raise ValueError(
@@ -144,17 +149,21 @@ def fit(
     at = device()
     autocast = fast_bfloat16(at) if bfloat16 is None else bfloat16
     model.to(at, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=lr, momentum=0.95, nesterov=True,
-        weight_decay=weight_decay,
-    )
+    if optimizer == "sgd":
+        stepper = torch.optim.SGD(
+            model.parameters(), lr=lr, momentum=0.95, nesterov=True,
+            weight_decay=weight_decay,
+        )
+    else:
+        stepper = torch.optim.AdamW(model.parameters(), lr=lr,
+                                    weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, total_steps=epochs * steps
+        stepper, lr, total_steps=epochs * steps
     )
     order = torch.Generator().manual_seed(seed)
     settings = {"epochs": epochs, "seed": seed, "batch_size": batch_size, "lr": lr,
                 "weight_decay": weight_decay, "bfloat16": autocast,
-                "pictures": len(train[0])}
+                "optimizer": optimizer, "pictures": len(train[0])}
     history: list[dict] = []
 
     if checkpoint is not None:
@@ -162,7 +171,7 @@ def fit(
     if checkpoint is not None and Path(checkpoint).exists():
         saved = load(checkpoint, settings)
         model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
+        stepper.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         order.set_state(saved["order"])
         torch.set_rng_state(saved["rng"])
@@ -179,9 +188,9 @@ def fit(
             x = x.to(at, memory_format=torch.channels_last)
             with torch.autocast(at.type, torch.bfloat16) if autocast else nullcontext():
                 loss = F.cross_entropy(model(x), train[1][rows].to(at))
-            optimizer.zero_grad()
+            stepper.zero_grad()
             loss.backward()
-            optimizer.step()
+            stepper.step()
             schedule.step()
             total += loss.item()
             if progress and sys.stderr.isatty():
@@ -204,7 +213,7 @@ def fit(
             part = Path(f"{checkpoint}.part")
             torch.save({
                 "settings": settings, "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizer": stepper.state_dict(),
                 "schedule": schedule.state_dict(), "order": order.get_state(),
                 "rng": torch.get_rng_state(), "history": history,
             }, part)

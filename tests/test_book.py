@@ -23,6 +23,7 @@ from test_live_bam import regions, seen
 from test_live_cbam import painted, slid, spotted
 from test_live_clinic import torch_trap
 from test_live_sk import chosen_weights, grown
+from test_live_transformer import agreed, looked_along, rounded, shows
 
 import cvattn
 from cvattn import live, plot
@@ -596,12 +597,35 @@ def paint_works(page, net, arrays):
     assert painted(page, pool7, shipped)[0].diagonal().sum() == 0
 
 
+def arrows_works(page, net, arrays):
+    looked_along(page)
+    page.root.get_by_role("slider", name="across").fill("-2.5")
+    page.root.get_by_role("checkbox").first.uncheck()
+    assert looked_along(page)[0] == 0 and page.state("q")[0] == -2.5
+
+
+def waves_works(page, net, arrays):
+    before = agreed(page)
+    page.root.get_by_role("slider", name="Position").press("ArrowRight")
+    assert agreed(page) == pytest.approx(before)
+    page.root.get_by_role("slider", name="Shift").press("Home")
+    assert agreed(page) != pytest.approx(before)
+
+
+def dates_works(page, net, arrays):
+    page.root.get_by_role("textbox").fill("4 july 1976")
+    page.root.locator("label.pick", has_text="letters read").click()
+    assert shows(page, rounded(), "4 july 1976")[1].shape == (11, 11)
+
+
 WORKS = {"lookup": lookup_works, "weigh": weigh_works, "squeeze": squeeze_works,
          "surgery": surgery_works, "reduction": reduction_works, "trap": trap_works,
          "cover": cover_works, "spot": spot_works, "slide": slide_works,
          "paint": paint_works, "field": field_works,
          "combine": combine_works, "hierarchy": hierarchy_works,
-         "axis": axis_works, "grow": grow_works}
+         "axis": axis_works, "grow": grow_works,
+         "arrows": arrows_works, "waves": waves_works,
+         "dates": dates_works}
 
 
 def test_every_live_figure_stands_in_the_book(html):

@@ -1,5 +1,6 @@
 """Grid: the order of runs, and what a folder of runs refuses."""
 
+import dataclasses
 import json
 import sys
 
@@ -123,6 +124,26 @@ def test_what_is_collected_comes_back(folder, monkeypatch):
         assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
 
 
+def test_what_fit_returns_is_recorded(folder):
+    """In place of train.fit; pictures, examine and watch are left alone."""
+    def fit(model, settings, seed, checkpoint):
+        assert not checkpoint.exists() and checkpoint.parent == folder
+        checkpoint.write_text("left behind")
+        with torch.no_grad():
+            model.linear.weight.fill_(seed)
+        return {"accuracy": 0.5, "seen": settings["mode"], "history": []}
+
+    grid = dataclasses.replace(small(), fit=fit, examine=None, pictures=None)
+    record = grid.run("one", 3, folder, 1)
+    assert record == {
+        "arm": "one", "seed": 3, "settings": grid.used("one"), "accuracy": 0.5,
+        "parameters": 3 * 28 * 28 + 3, "seen": "as it is", "history": []}
+    assert not (folder / "one-3.pt").exists()
+    weights = torch.load(folder / "one-3-weights.pt", weights_only=True)
+    assert (weights["linear.weight"] == 3).all()
+    assert grid.run("one", 3, folder, 1) == record, "read, not made again"
+
+
 @pytest.mark.parametrize("workers", [0, -1])
 def test_there_must_be_a_worker(workers, folder, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["none", f"--workers={workers}",
@@ -148,7 +169,7 @@ def test_watch_adds_to_each_epoch(folder):
         (folder / name).mkdir()
     plain = grid.run("one", 0, folder / "plain", 1)
     record = watched.run("one", 0, folder / "watched", 1)
-    assert seen == [grid.used("one")] * 2
+    assert seen == [grid.used("one") | {"seed": 0}] * 2
     weights = [epoch.pop("weight") for epoch in record["history"]]
     assert weights[0] != weights[1]
     assert untimed(record) == untimed(plain), "watching changes nothing"
@@ -169,3 +190,26 @@ def test_weights_of_arms_that_are_not_shipped(folder, monkeypatch):
     torch.testing.assert_close(dict(grid.trained("two").state_dict()), dict(made))
     with pytest.raises(ValueError, match=r"of the arms \['two'\], not of 'one'"):
         grid.trained("one")
+
+
+def test_nothing_is_shipped_of_no_arm(folder, monkeypatch):
+    grid = dataclasses.replace(small(), shipped=())
+    monkeypatch.setattr(module, "RESULTS", folder)
+    grid.collect([grid.run("one", 0, folder, 1)], folder, 1, 1)
+    assert len(grid.results()["runs"]) == 1
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_pictures_and_examine_know_the_seed(folder):
+    asked = []
+
+    def pictures(split, settings):
+        asked.append((split, settings))
+        return PICTURES[split]
+
+    grid = dataclasses.replace(
+        small(), pictures=pictures, examine=lambda model, test, s: {"told": s["seed"]})
+    record = grid.run("one", 7, folder, 1)
+    told = grid.used("one") | {"seed": 7}
+    assert asked == [("test", told), ("train", told)] and record["told"] == 7
+    assert record["settings"] == grid.used("one"), "a record is found by its arm"

@@ -651,7 +651,8 @@ def test_theme_follows_the_page_then_the_system(show, name):
 CANVASES = {"lookup": ".chart", "weigh": ".grid", "squeeze": ".map",
             "surgery": ".gates", "reduction": ".reduction canvas",
             "trap": ".trap canvas", "field": ".grid", "combine": ".surface",
-            "grow": ".chart"}
+            "grow": ".chart", "arrows": ".plane", "waves": ".chart",
+            "dates": ".grid"}
 
 
 @pytest.mark.parametrize("name", CANVASES)

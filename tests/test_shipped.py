@@ -7,11 +7,12 @@ import pytest
 from safetensors.torch import load_file
 
 from cvattn import train
-from cvattn.experiments import bam, cbam, sk
+from cvattn.experiments import bam, cbam, sk, transformer
 from cvattn.experiments.grid import RESULTS
 
 CI = os.environ.get("CI", "").lower() == "true"
-GRIDS = {"bam": bam.GRID, "cbam": cbam.GRID, "sk": sk.GRID}
+GRIDS = {"bam": bam.GRID, "cbam": cbam.GRID, "sk": sk.GRID,
+         "transformer": transformer.GRID}
 TRIED = [("bam", "sum"), ("cbam", "pool7"), ("sk", "sk")]
 
 

@@ -45,27 +45,33 @@ class Grid:
 
     Args:
         name: of the experiment's module and of the result files.
-        settings: `epochs` to `bfloat16` for `train.fit`, whatever else all arms
-            share, and `arms`: for each its own settings and the number of `seeds`.
+        settings: `epochs` to `bfloat16` for `train.fit`, `optimizer` if it is not
+            its default, whatever else all arms share, and `arms`: for each its own
+            settings and the number of `seeds`.
             Of JSON's types: lists, no tuples.
         build: from the settings of one arm (`used`) to an untrained network.
-        examine: (trained network, test set, settings of the arm) to further entries
-            of the record.
-        pictures: ("train" or "test", settings of the arm) to pictures and labels.
-        watch: (network after an epoch, settings of the arm) to further entries of the
+        examine: (trained network, test set, settings of the arm, `seed` among them)
+            to further entries of the record.
+        pictures: ("train" or "test", the same settings) to pictures and labels.
+        watch: (network after an epoch, the same settings) to further entries of the
             epoch's record.
+        fit: (network, settings of the arm, seed, checkpoint) to the record, its
+            `accuracy` included, in place of `train.fit`, `examine`, `pictures` and
+            `watch`; for what is no classifier of pictures.
         last: arms that wait until all others are done.
-        shipped: arms whose weights are kept in `cvattn/results`; all, if None.
+        shipped: arms whose weights are kept in `cvattn/results`; all, if None; if
+            there are none, no file of weights is written.
     """
 
     name: str
     settings: dict
     build: Callable[[dict], nn.Module]
-    examine: Callable[[nn.Module, train.Pair, dict], dict]
+    examine: Callable[[nn.Module, train.Pair, dict], dict] | None = None
     pictures: Callable[[str, dict], train.Pair] = fashion_mnist
     last: tuple[str, ...] = ()
     shipped: tuple[str, ...] | None = None
     watch: Callable[[nn.Module, dict], dict] | None = None
+    fit: Callable[[nn.Module, dict, int, Path], dict] | None = None
 
     def used(self, arm: str, settings: dict | None = None) -> dict:
         """Return the settings that decide a run of the arm, whatever its seed."""
@@ -120,18 +126,32 @@ class Grid:
         torch.manual_seed(seed)
         settings, file = self.used(arm), folder / f"{arm}-{seed}.json"
         write(file, json.dumps({"settings": settings}))     # of the checkpoint, too
-        model, test = self.build(settings), self.pictures("test", settings)
+        model, checkpoint = self.build(settings), folder / f"{arm}-{seed}.pt"
+        found = (self.fit or self.classify)(model, settings, seed, checkpoint)
+        record = {
+            "arm": arm, "seed": seed, "settings": settings,
+            "parameters": sum(p.numel() for p in model.parameters()), **found,
+        }
+        torch.save(model.state_dict(), folder / f"{arm}-{seed}-weights.pt")
+        write(file, json.dumps(record))
+        checkpoint.unlink(missing_ok=True)
+        return record
+
+    def classify(self, model: nn.Module, settings: dict, seed: int,
+                 checkpoint: Path) -> dict:
+        """Train a classifier of pictures; return what is to be recorded."""
+        settings = settings | {"seed": seed}
+        test = self.pictures("test", settings)
         watch = self.watch and partial(self.watch, settings=settings)
         history = train.fit(
             model, self.pictures("train", settings), test, seed=seed,
-            checkpoint=folder / f"{arm}-{seed}.pt", progress=False, watch=watch,
+            checkpoint=checkpoint, progress=False, watch=watch,
             **{k: settings[k] for k in TRAINING},
+            optimizer=settings.get("optimizer", "sgd"),
         )
         model.cpu()
         logits = train.evaluate(model, test)
-        record = {
-            "arm": arm, "seed": seed, "settings": settings,
-            "parameters": sum(p.numel() for p in model.parameters()),
+        return {
             "accuracy": train.accuracy(logits, test[1]),
             "class_accuracy": [
                 train.accuracy(logits[test[1] == c], test[1][test[1] == c])
@@ -139,10 +159,6 @@ class Grid:
             "history": history,
             **self.examine(model, test, settings),
         }
-        torch.save(model.state_dict(), folder / f"{arm}-{seed}-weights.pt")
-        write(file, json.dumps(record))
-        (folder / f"{arm}-{seed}.pt").unlink(missing_ok=True)
-        return record
 
     def jobs(self) -> list[tuple[str, int]]:
         """Return (arm, seed) of every run, seed by seed, the last arms at the end."""
@@ -167,15 +183,17 @@ class Grid:
         }, indent=1)
         weights = {
             f"{arm}.{name}": tensor.contiguous()
-            for arm in self.shipped or self.settings["arms"]
+            for arm in (self.settings["arms"] if self.shipped is None
+                        else self.shipped)
             for name, tensor in
             torch.load(folder / f"{arm}-0-weights.pt", weights_only=True).items()
         }
         json_file = RESULTS / f"{self.name}.json"
         tensors = RESULTS / f"{self.name}.safetensors"
-        write(tensors, save(weights))
+        if weights:
+            write(tensors, save(weights))
         write(json_file, text + "\n")
-        print(f"written: {json_file}, {tensors}")
+        print("written:", json_file, tensors if weights else "")
 
     def main(self, description: str) -> None:
         """Run the experiment from the command line."""
