@@ -8,7 +8,7 @@ from test_check import flat
 from torch.nn import functional as F
 
 from cvattn import check
-from cvattn.checks.transformer import EXERCISES, each, story
+from cvattn.checks.transformer import EXERCISES, each, story, streamed
 from cvattn.checks.transformer import all_at_once as whole
 from cvattn.transformer import (
     PositionalEncoding,
@@ -38,7 +38,7 @@ def test_other_ways_to_be_right_are_right():
         step, start, end, most))
     assert check("transformer-9", lambda x, f, norm, first: (
         x + f(norm(x)) if first else norm(f(x) + x)))
-    assert check("transformer-10", whole)
+    assert check("transformer-10", streamed)
 
 
 def loop(step, start, end, most):
@@ -115,10 +115,33 @@ def test_an_underflow_is_named_in_the_last_case_alone():
 
 def test_exponentials_that_overflow_are_told():
     def unsafe(q, blocks):
-        parts = [((q @ K.T / math.sqrt(q.shape[1])).exp(), V) for K, V in blocks()]
-        return sum(e @ V for e, V in parts) / sum(e.sum(1, True) for e, _ in parts)
+        total = y = 0
+        for K, V in blocks():
+            e = (q @ K.T / math.sqrt(q.shape[1])).exp()
+            total, y = total + e.sum(1, True), y + e @ V
+        return y / total
     text = flat(check("transformer-10", unsafe))
     assert "returned NaN in" in text and "exp or log of a number too large" in text
+
+
+def test_blocks_come_once_and_one_at_a_time():
+    def two_passes(q, blocks):
+        top = max((q @ K.T).max() for K, _ in blocks())
+        return sum((q @ K.T - top).exp() @ V for K, V in blocks())
+    assert "called a second time" in flat(check("transformer-10", two_passes))
+    assert "by then it was gone" in flat(check("transformer-10", whole))
+    assert "by then it was gone" in flat(check(
+        "transformer-10", lambda q, blocks: streamed(q, lambda: list(blocks()))))
+
+
+def test_infinity_that_is_multiplied_and_the_wrong_axis_are_named():
+    def times(a):
+        return (a + torch.ones_like(a).triu(1) * -math.inf).softmax(1)
+    assert "0 times infinity is NaN" in flat(check("transformer-1", times))
+    assert "0 times infinity is NaN" in flat(check(
+        "transformer-2", lambda a, may: (a + ~may * -math.inf).softmax(1)))
+    assert "runs over the queries" in flat(check(
+        "transformer-2", lambda a, may: a.masked_fill(~may, -math.inf).softmax(0)))
 
 
 @pytest.mark.parametrize("ids", [[], torch.tensor([0]), [torch.tensor(0)], ["a"]])

@@ -29,6 +29,10 @@ UNDERFLOW = (
     "Masking after the softmax and sharing out again is right as long as anything is "
     "left. In the last case the forbidden score is 200 above the others, they "
     "underflow to zero, and the row is 0/0, NaN.")
+MULTIPLIED = (
+    "Every row is NaN. Minus infinity may be added or put in place, never multiplied: "
+    "0 times infinity is NaN. masked_fill puts it where it belongs.")
+QUERIES = "The softmax runs over the queries. Each row is one query: axis 1."
 NOWHERE = (
     "Right where there is something to see. A row that may look nowhere is minus "
     "infinity throughout, and its softmax 0/0: NaN. It should be zeros.")
@@ -46,6 +50,8 @@ def lost_rows(y, shape) -> list[int]:
 def run_look_back(answer, a):
     y = answer(a)
     rows = lost_rows(y, a.shape)
+    if len(rows) == len(a):
+        raise Says(MULTIPLIED)
     if rows == [0]:
         raise Says(NOT_ITSELF)
     if rows:
@@ -58,6 +64,11 @@ def run_hide(answer, a, may):
     rows = lost_rows(y, a.shape)
     if rows and rows == (~may.any(1)).nonzero().flatten().tolist():
         raise Says(NOWHERE)
+    if len(rows) == len(a):
+        raise Says(MULTIPLIED)
+    columns = lost_rows(y.T, a.T.shape) if isinstance(y, Tensor) and y.ndim == 2 else []
+    if columns and columns == (~may.any(0)).nonzero().flatten().tolist():
+        raise Says(QUERIES)
     return y
 
 
@@ -109,6 +120,11 @@ LOOK_BACK = Exercise(
         Wrong(
             lambda a: a.softmax(1),
             "Nothing is hidden: every letter sees the whole text.",
+        ),
+        Wrong(
+            lambda a: a.masked_fill(~torch.ones_like(a).tril().bool(), -math.inf),
+            "These are still scores, with the forbidden ones at minus infinity. Their "
+            "softmax, row by row, gives the weights.",
         ),
         Wrong(
             lambda a: (a.tril() + torch.ones_like(a).triu(1) * -10).softmax(1),
@@ -170,7 +186,7 @@ HIDE = Exercise(
         ),
         Wrong(
             lambda a, may: a.masked_fill(~may, -math.inf).softmax(0).nan_to_num(),
-            "The softmax runs over the queries. Each row is one query: axis 1.",
+            QUERIES,
         ),
         Wrong(
             lambda a, may: torch.sigmoid(a) * may,
@@ -396,10 +412,11 @@ SHIFTED = Exercise(
 
 
 def count(V, D, H, L, *, embeddings=1, attentions=3, bias=0, ffn_bias=1, norms=5,
-          last=0):
+          each_norm=2, last=0):
     attention = attentions * (4 * D * D + bias * 4 * D)
     ffn = 2 * (2 * D * H + ffn_bias * (H + D))
-    return embeddings * V * D + L * (attention + ffn + norms * 2 * D) + last * 4 * D
+    return embeddings * V * D + L * (
+        attention + ffn + norms * each_norm * D) + last * 4 * D
 
 
 COUNT = Exercise(
@@ -430,6 +447,11 @@ COUNT = Exercise(
             "and the cross-attention.",
         ),
         Wrong(
+            partial(count, attentions=2, norms=4),
+            "The cross-attention is missing, and its norm: a decoder layer has three "
+            "sublayers.",
+        ),
+        Wrong(
             partial(count, bias=1),
             "Biases of the attentions' projections are counted. The paper prints none.",
         ),
@@ -449,9 +471,9 @@ COUNT = Exercise(
             "for each sublayer.",
         ),
         Wrong(
-            partial(count, norms=2.5),
-            "A norm has two numbers for each channel, a scale and a shift; this "
-            "counts one, and so is no whole number.",
+            partial(count, each_norm=1),
+            "A norm has two numbers for each channel, a scale and a shift. This counts "
+            "one.",
         ),
         Wrong(
             partial(count, last=1),
@@ -725,6 +747,54 @@ def all_at_once(q, blocks):
     return (q @ K.T / math.sqrt(q.shape[1])).softmax(1) @ V
 
 
+TWICE = (
+    "blocks() was called a second time. Each block comes once: where a larger score "
+    "comes, correct what you have, and do not begin again.")
+KEPT = (
+    "A block was used after the next one had come, and by then it was gone. Take from "
+    "each block what you need; three things for each query are enough.")
+
+
+def run_streamed(answer, q, blocks):
+    """Hand out the blocks once, and spoil each when the next one is asked for."""
+    def one_after_the_other(spoil):
+        for K, V in blocks():
+            K, V = K.clone(), V.clone()
+            yield K, V
+            if spoil:
+                K.fill_(math.nan), V.fill_(math.nan)
+
+    def result(spoil):
+        streams = [one_after_the_other(spoil)]
+
+        def once():
+            if not streams:
+                raise Says(TWICE)
+            return streams.pop()
+        return answer(q, once)
+
+    y = result(spoil=True)
+    if isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any() and (
+            not result(spoil=False).isnan().any()):
+        raise Says(KEPT)
+    return y
+
+
+def averaged(q, blocks, *, by_number):
+    parts = each(q, blocks)
+    sizes = [n if by_number else 1 for _, n in parts]
+    return sum(n * y for n, (y, _) in zip(sizes, parts, strict=True)) / sum(sizes)
+
+
+def own_largest(q, blocks):
+    total, y = 0.0, 0.0
+    for K, V in blocks():
+        a = q @ K.T / math.sqrt(q.shape[1])
+        e = (a - a.amax(1, keepdim=True)).exp()
+        total, y = total + e.sum(1, keepdim=True), y + e @ V
+    return y / total
+
+
 STREAMED = Exercise(
     name="streamed",
     reference=streamed,
@@ -734,16 +804,15 @@ STREAMED = Exercise(
     axes="NV",
     cases=lambda: [in_blocks(3, 4, 2, [4, 2, 5], 51), in_blocks(2, 6, 3, [3, 3], 54),
                    in_blocks(3, 4, 2, [2, 3, 4], 57, loud=100.0)],
+    call=run_streamed,
     wrong=(
         Wrong(
-            lambda q, blocks: sum(y for y, _ in each(q, blocks)) / len(
-                each(q, blocks)),
+            partial(averaged, by_number=False),
             "Each block has a softmax of its own, and their results are averaged. Keys "
             "of different blocks should compete: keep one sum for all.",
         ),
         Wrong(
-            lambda q, blocks: sum(n * y for y, n in each(q, blocks)) / sum(
-                n for _, n in each(q, blocks)),
+            partial(averaged, by_number=True),
             "The blocks' own results are averaged by the number of their keys. Weigh "
             "them by their sums of exponentials.",
         ),
@@ -774,6 +843,15 @@ STREAMED = Exercise(
             partial(streamed, rescale=(False, False)),
             "When a larger score comes, sum and values so far have to be rescaled: "
             "they were computed with the old maximum.",
+        ),
+        Wrong(
+            own_largest,
+            "Each block takes off its own largest score, and the sums are added as if "
+            "it had been the same. Bring both to one largest score first.",
+        ),
+        Wrong(
+            all_at_once,
+            KEPT,
         ),
         Wrong(
             partial(streamed, scale=lambda d: 1),
