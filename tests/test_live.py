@@ -652,7 +652,7 @@ CANVASES = {"lookup": ".chart", "weigh": ".grid", "squeeze": ".map",
             "surgery": ".gates", "reduction": ".reduction canvas",
             "trap": ".trap canvas", "field": ".grid", "combine": ".surface",
             "grow": ".chart", "arrows": ".plane", "waves": ".chart",
-            "dates": ".grid"}
+            "dates": ".grid", "looks": ".looks .map >> nth=1", "shuffle": ".map"}
 
 
 @pytest.mark.parametrize("name", CANVASES)
