@@ -59,8 +59,8 @@ class Grid:
             `accuracy` included, in place of `train.fit`, `examine`, `pictures` and
             `watch`; for what is no classifier of pictures.
         last: arms that wait until all others are done.
-        shipped: arms whose weights are kept in `cvattn/results`; all, if None; if
-            there are none, no file of weights is written.
+        shipped: arms whose weights are kept in `cvattn/results`, as float16 to keep
+            the wheel small; all, if None; if there are none, no file is written.
     """
 
     name: str
@@ -182,7 +182,8 @@ class Grid:
             "runs": sorted(runs, key=lambda r: (r["arm"], r["seed"])),
         }, indent=1)
         weights = {
-            f"{arm}.{name}": tensor.contiguous()
+            f"{arm}.{name}":
+                (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
             for arm in (self.settings["arms"] if self.shipped is None
                         else self.shipped)
             for name, tensor in
