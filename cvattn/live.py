@@ -451,10 +451,13 @@ def dates() -> Live:
 
 def small_vit() -> dict:
     """Return the network and the pictures that cvattn.experiments.vit_figures kept."""
+    import torch
+
     from .experiments.vit import build
 
     arrays = dict(np.load(io.BytesIO(shipped("results", "vit_live.npz"))))
-    net = build({"net": "vit"})
+    with torch.device("meta"):          # names and sizes alone: draws no number
+        net = build({"net": "vit"})
     names = [name for name, _ in net.named_parameters()]
     matrices = [name for name in names if arrays[name].ndim == 2]
     vectors = [name for name in names if arrays[name].ndim == 1]
@@ -529,7 +532,8 @@ def warp() -> Live:
 def upright() -> Live:
     """Move an object, and see what a trained spatial transformer makes of it."""
     arrays = resampled()
-    layers = [arrays[f"{kind}{k}"] for k in range(3) for kind in ("weight", "bias")]
+    depth = sum(name.startswith("weight") for name in arrays)
+    layers = [arrays[f"{kind}{k}"] for k in range(depth) for kind in ("weight", "bias")]
     numbers = [a.ravel() for a in layers] + [np.float32([MEAN, STD])]
     return Live(
         "upright",

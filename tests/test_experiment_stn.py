@@ -19,12 +19,11 @@ ARMS = experiment.SETTINGS["arms"]
 SIZE = experiment.CANVAS
 
 
-def test_pictures(n):
+def some(n):
     images, labels = data.fashion_mnist("test")
     return images[:n], labels[:n]
 
 
-test_pictures.__test__ = False
 
 
 def moving(seed=0, net="st_fcn"):
@@ -114,6 +113,7 @@ def test_R_turns_about_the_middle_by_up_to_90_degrees():
     # The grid turns by the opposite angle, which is what the truth says.
     grid = torch.rad2deg(experiment.motions(truth)["angle"])
     torch.testing.assert_close(grid.double(), -turned, atol=3, rtol=0)
+    assert 87 < grid.abs().max() <= 90 + 1e-3
     assert (truth[:, :, 2] == 0).all()
 
 
@@ -121,11 +121,11 @@ def test_RTS_turns_scales_and_moves_within_its_bounds():
     images, labels = dot(14, 14)
     seen, truth = experiment.distort(images, labels, "RTS", 4)
     motions = experiment.motions(truth)
-    assert motions["angle"].abs().max() <= math.pi / 4 + 1e-5
+    assert 0.97 < motions["angle"].abs().max() / (math.pi / 4) <= 1 + 1e-5
     scale = (-motions["size"]).exp()                 # the window shrinks, objects grow
     assert 0.7 <= scale.min() < 0.75 and 1.15 < scale.max() <= 1.2 + 1e-5
     back = experiment.undoing(truth)
-    assert back[:, :, 2].abs().max() * SIZE / 2 <= 4 + 1e-4
+    assert 3.8 < back[:, :, 2].abs().max() * SIZE / 2 <= 4 + 1e-4
     # A point in the middle lands where the inverse map sends it, up to 0.5 of a pixel.
     at = torch.tensor([0.5, 0.5]) * 2 / SIZE
     want = (back[:, :, :2] @ at + back[:, :, 2]) * SIZE / 2
@@ -149,6 +149,12 @@ def test_P_bends_parallels_and_keeps_the_middle():
     found = wide[:, 12].any(1) & wide[:, 24].any(1)
     apart = (gap(12) - gap(24))[found]
     assert found.sum() > 150 and apart.max() > 2 and apart.min() < -2
+    # A bar in the middle keeps its area, but for the square of the scale.
+    bar = torch.zeros(200, 28, 28, dtype=torch.uint8)
+    bar[:, 13:15, 12:16] = 255
+    area = experiment.distort(bar, labels, "P", 5)[0].double().sum((1, 2))
+    side = (area / bar[0].double().sum()).sqrt()
+    assert 0.72 < side.min() < 0.83 and 0.97 < side.max() < 1.05
 
 
 def test_E_moves_neighbours_alike_and_far_points_apart():
@@ -160,12 +166,12 @@ def test_E_moves_neighbours_alike_and_far_points_apart():
         still = torch.tensor([column - 13.5, row - 13.5])
         shifts.append(centre_of(seen) - still)
     near, beside, far = shifts
-    assert 1.5 < near.abs().max() < 8
+    assert 3.2 < near.abs().max() < 4.6
     assert (near - beside).abs().mean() < 0.5 * (near - far).abs().mean()
 
 
 def test_clutter_is_that_of_bam():
-    images, labels = test_pictures(40)
+    images, labels = some(40)
     seen, thing = experiment.distort(images, labels, "clutter", 7)
     canvas, on, _ = bam.clutter(images, labels, 7)
     assert torch.equal(seen, canvas) and torch.equal(thing, on)
@@ -173,20 +179,25 @@ def test_clutter_is_that_of_bam():
 
 @pytest.mark.parametrize("kind", experiment.KINDS)
 def test_worlds_follow_their_seed(kind):
-    images, labels = test_pictures(20)
+    images, labels = some(20)
     one, again, other = (experiment.distort(images, labels, kind, seed)[0]
                          for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-def test_an_unknown_world_is_refused():
+def test_what_cannot_be_distorted_is_refused():
     with pytest.raises(ValueError, match="kind must be one of R, RTS, P, E, clutter, "
                                          "got 'S'"):
-        experiment.distort(*test_pictures(2), "S", 0)
+        experiment.distort(*some(2), "S", 0)
+    images, labels = some(2)
+    with pytest.raises(ValueError, match=r"\(N, 28, 28\), got \(2, 27, 28\)"):
+        experiment.distort(images[:, 1:], labels, "R", 0)
+    with pytest.raises(ValueError, match="one of fcn, cnn, st_fcn, st_cnn, got 'mlp'"):
+        experiment.build({"net": "mlp"})
 
 
 def test_pictures_are_the_first_of_training_and_all_of_the_test(monkeypatch):
-    images, labels = test_pictures(60)
+    images, labels = some(60)
     monkeypatch.setattr(experiment, "fashion_mnist", lambda split: (images, labels))
     settings = {"pictures": 20, "kind": "RTS"}
     for split, seed, n in (("train", 0, 20), ("test", 1, 60)):
@@ -230,7 +241,7 @@ def test_undoing_is_the_inverse():
 
 
 def test_reading_with_the_undoing_map_gives_the_picture_back():
-    images, labels = test_pictures(50)
+    images, labels = some(50)
     seen, truth = experiment.distort(images, labels, "R", 1)
     grid = F.affine_grid(experiment.undoing(truth), (50, 1, SIZE, SIZE),
                          align_corners=False)
@@ -257,7 +268,7 @@ def test_share_by_hand():
 
 def test_thetas_are_those_of_the_transformer():
     model = moving()
-    images, labels = test_pictures(600)
+    images, labels = some(600)
     seen = experiment.distort(images, labels, "RTS", 1)[0]
     with torch.inference_mode():
         want = model[0].theta(data.to_float(seen))
@@ -268,7 +279,7 @@ def test_thetas_are_those_of_the_transformer():
 
 
 def test_watch_sees_the_first_pictures_of_the_test_world(monkeypatch):
-    images, labels = test_pictures(30)
+    images, labels = some(30)
     monkeypatch.setattr(experiment, "fashion_mnist", lambda split: (images, labels))
     model = moving()
     found = experiment.watch(model, {"kind": "R"})
@@ -294,7 +305,7 @@ class Given(nn.Module):
 
 @pytest.mark.parametrize("part", [0.0, 0.4, 1.0])
 def test_examine_finds_how_much_is_undone(monkeypatch, part):
-    images, labels = test_pictures(300)
+    images, labels = some(300)
     monkeypatch.setattr(experiment, "fashion_mnist", lambda split: (images, labels))
     seen, truth = experiment.distort(images, labels, "RTS", 1)
     wanted = experiment.motions(experiment.undoing(truth))
@@ -315,8 +326,17 @@ def test_examine_finds_how_much_is_undone(monkeypatch, part):
             assert correlation == pytest.approx(1, abs=1e-3)
 
 
+def test_what_never_moves_undoes_nothing(monkeypatch):
+    images, labels = some(30)
+    monkeypatch.setattr(experiment, "fashion_mnist", lambda split: (images, labels))
+    seen = experiment.distort(images, labels, "R", 1)[0]
+    found = experiment.examine(experiment.build({"net": "st_fcn"}), (seen, labels),
+                               {"kind": "R"})
+    assert found == {"undone": {"angle": [0, 0]}}
+
+
 def test_examine_says_what_it_can_and_else_nothing(monkeypatch):
-    images, labels = test_pictures(50)
+    images, labels = some(50)
     monkeypatch.setattr(experiment, "fashion_mnist", lambda split: (images, labels))
     model = moving()
 
@@ -340,7 +360,7 @@ def test_examine_says_what_it_can_and_else_nothing(monkeypatch):
 
 def test_a_tiny_run(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "device", lambda: torch.device("cpu"))
-    images, labels = test_pictures(60)
+    images, labels = some(60)
     monkeypatch.setattr(experiment, "fashion_mnist", lambda split: (images, labels))
     settings = experiment.SETTINGS | {
         "epochs": 2, "batch_size": 20, "pictures": 40,
@@ -385,7 +405,7 @@ def test_folded_layers_do_what_the_transformer_does():
 
 
 def test_collect_keeps_the_first_picture_of_each_class_and_the_layers():
-    images, labels = test_pictures(200)
+    images, labels = some(200)
     model = moving(seed=2)
     found = stn_figures.collect(model, images, labels)
     for k, name in enumerate(stn_figures.SHOWN):

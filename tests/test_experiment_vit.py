@@ -178,8 +178,22 @@ def test_rates_are_tried_on_both_networks_and_nothing_else_differs():
     assert {k: v for k, v in rates.SETTINGS.items() if k not in ("arms", "epochs")} == {
         k: v for k, v in experiment.SETTINGS.items() if k != "arms"}
     assert rates.results()["settings"] == rates.SETTINGS
+
+
+def test_the_rates_are_the_best_of_those_tried():
+    arms, runs = rates.SETTINGS["arms"], rates.results()["runs"]
+    assert [(r["arm"], r["seed"]) for r in runs] == sorted(rates.GRID.jobs())
     for net in NETS:
-        assert experiment.NETS[net]["lr"] in rates.RATES
+        best = max((r for r in runs if arms[r["arm"]]["net"] == net),
+                   key=lambda r: r["accuracy"])
+        assert experiment.NETS[net]["lr"] == arms[best["arm"]]["lr"]
+
+
+def test_settings_that_cannot_be_are_refused(world):
+    with pytest.raises(ValueError, match="one of vit, resnet, got 'cnn'"):
+        experiment.build({"net": "cnn"})
+    with pytest.raises(ValueError, match="got 16384 and 300"):
+        experiment.pictures("train", {"pictures": 300, "shown": 16384, "seed": 0})
 
 
 def test_rates_are_judged_on_pictures_that_vit_never_draws(world):

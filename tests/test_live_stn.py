@@ -202,9 +202,20 @@ def test_other_localisers_are_refused():
                                nn.BatchNorm1d(3), nn.ReLU()),
                  nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 3),
                                nn.ReLU(), nn.Linear(3, 3), nn.ReLU()),
-                 nn.Sequential(nn.AvgPool2d(2), nn.Flatten())):
-        with pytest.raises(ValueError, match="cannot fold the localiser"):
+                 nn.Sequential(nn.AvgPool2d(2), nn.Flatten()),
+                 nn.Sequential(nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Linear(4, 3),
+                               nn.BatchNorm1d(3), nn.ReLU()),
+                 nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 3),
+                               nn.BatchNorm1d(3, affine=False), nn.ReLU()),
+                 nn.Flatten()):
+        with pytest.raises(ValueError, match="cannot fold the affine transformer"):
             stn_figures.folded(stn.SpatialTransformer(part, features=3))
+    good = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 3),
+                         nn.BatchNorm1d(3), nn.ReLU())
+    stn_figures.folded(stn.SpatialTransformer(good, features=3))
+    with pytest.raises(ValueError, match="cannot fold the attention transformer"):
+        stn_figures.folded(stn.SpatialTransformer(good, features=3,
+                                                  transform="attention"))
 
 
 def moved(picture, angle, scale, across, down):

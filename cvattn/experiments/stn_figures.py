@@ -27,15 +27,21 @@ def folded(transformer: SpatialTransformer) -> list[tuple[Tensor, Tensor]]:
     """Return weight and bias of each linear layer, with what follows it folded in.
 
     Raises:
-        ValueError: if the localiser is not a mean over squares of 2 x 2 and then linear
-            layers, each with a BatchNorm and a ReLU.
+        ValueError: if the transform is not affine, or the localiser not a mean over
+            squares of 2 x 2 and then linear layers, each with a bias, a BatchNorm that
+            has learned and a ReLU.
     """
-    pool, flat, *rest = transformer.localise
-    kinds = [type(m) for m in rest]
-    if ((type(pool), pool.kernel_size, type(flat)) != (nn.AvgPool2d, 2, nn.Flatten)
+    parts = [*transformer.localise.children()]
+    pool, rest = parts[:1], parts[2:]
+    if (transformer.transform != "affine"
+            or [type(m) for m in parts[:2]] != [nn.AvgPool2d, nn.Flatten]
+            or (pool[0].kernel_size, pool[0].stride) != (2, 2)
             or not rest or len(rest) % 3
-            or kinds != [nn.Linear, nn.BatchNorm1d, nn.ReLU] * (len(rest) // 3)):
-        raise ValueError(f"cannot fold the localiser {transformer.localise}")
+            or [type(m) for m in rest]
+            != [nn.Linear, nn.BatchNorm1d, nn.ReLU] * (len(rest) // 3)
+            or any(m.bias is None for m in rest if not isinstance(m, nn.ReLU))):
+        raise ValueError(f"cannot fold the {transformer.transform} transformer with "
+                         f"the localiser {transformer.localise}")
     layers = []
     for linear, norm, _ in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()

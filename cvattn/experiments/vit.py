@@ -33,8 +33,14 @@ SETTINGS = {
 
 
 def build(settings: dict) -> nn.Module:
-    """Return the untrained network of an arm."""
-    if settings["net"] == "vit":
+    """Return the untrained network of an arm.
+
+    Raises:
+        ValueError: if there is no such `net`.
+    """
+    if (net := settings["net"]) not in NETS:
+        raise ValueError(f"net must be one of {', '.join(NETS)}, got {net!r}")
+    if net == "vit":
         return ViT(28, patch_size=4, dim=48, layers=4, num_heads=3, hidden=96,
                    num_classes=10, in_channels=1)
     return cifar_resnet(depth=8, width=[16, 32, 67], in_channels=1)
@@ -49,11 +55,18 @@ def drawn(settings: dict) -> train.Pair:
 
 
 def pictures(split: str, settings: dict) -> train.Pair:
-    """Return the whole test set, or the arm's pictures as often as they are shown."""
+    """Return the whole test set, or the arm's pictures as often as they are shown.
+
+    Raises:
+        ValueError: if the arm's pictures cannot all be shown equally often.
+    """
     if split == "test":
         return fashion_mnist("test")
     images, labels = drawn(settings)
-    times = settings["shown"] // len(images)
+    times, rest = divmod(settings["shown"], len(images))
+    if rest:
+        raise ValueError(f"shown must be a multiple of pictures, got "
+                         f"{settings['shown']} and {len(images)}")
     return images.repeat(times, 1, 1), labels.repeat(times)
 
 

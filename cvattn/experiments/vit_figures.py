@@ -3,21 +3,19 @@
     python -m cvattn.experiments.vit_figures
 
 reads results/vit.safetensors and writes results/vit_live.npz: every number of the arm
-`vit-16384`, by its name, and the first test picture of each class in SHOWN that the
-network gets right. Matrices are rounded to whole numbers from -127 to 127 with one
-scale for each row, `<name>.scale`; vectors stay as they are. `rounded` is the network
-with these numbers, the one that the page runs. Run `python -m cvattn.live shoot looks
-shuffle` after it to take the figures' pictures anew.
+`vit-16384`, by its name, and the first of the 1,000 shipped test pictures of each class
+in SHOWN that the network gets right. Matrices are rounded to whole numbers from -127
+to 127 with one scale for each row, `<name>.scale`; vectors stay as they are. `rounded`
+is the network with these numbers, the one that the page runs. Run `python -m
+cvattn.live shoot looks shuffle` after it to take the figures' pictures anew.
 """
-
-import os
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cvattn import data
-from cvattn.experiments.grid import RESULTS
+from cvattn.experiments.grid import RESULTS, write_arrays
 from cvattn.experiments.vit import trained
 
 ARM = "vit-16384"
@@ -54,9 +52,18 @@ def rounded(model: nn.Module) -> nn.Module:
 
 
 def first_right(right: Tensor, labels: Tensor) -> list[int]:
-    """Return the first picture of each class in SHOWN that the network gets right."""
-    return [int((right & (labels == data.CLASSES.index(name))).nonzero()[0])
-            for name in SHOWN]
+    """Return the first picture of each class in SHOWN that the network gets right.
+
+    Raises:
+        ValueError: if it gets none of a class right.
+    """
+    index = []
+    for name in SHOWN:
+        own = right & (labels == data.CLASSES.index(name))
+        if not own.any():
+            raise ValueError(f"no picture of the class {name} is right")
+        index.append(int(own.nonzero()[0]))
+    return index
 
 
 def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
@@ -78,9 +85,6 @@ def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, np.nd
 
 if __name__ == "__main__":
     arrays = collect(trained(ARM), *data.fashion_mnist("test"))
-    part = RESULTS / "vit_live.npz.part"
-    with part.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(part, RESULTS / "vit_live.npz")
+    write_arrays(RESULTS / "vit_live.npz", arrays)
     print(f"wrote vit_live.npz: pictures {arrays['index'].tolist()}, "
           f"{sum(a.nbytes for a in arrays.values()):,} bytes")
