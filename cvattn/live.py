@@ -446,6 +446,7 @@ def dates() -> Live:
             "layout": [[name, a.size] for name, a in arrays.items()],
             "numbers": packed(numbers.view(np.uint8)),
         },
+        uses=("layers",),
     )
 
 
@@ -488,7 +489,7 @@ def looks() -> Live:
         "Live figure, needs a browser with scripts: a picture in 49 patches, and for "
         "the patch that is chosen the weights that it gives to all others, in each "
         "layer and head of a small trained Vision Transformer.",
-        small_vit(), uses=("encoder",),
+        small_vit(), uses=("layers", "encoder"),
     )
 
 
@@ -500,7 +501,7 @@ def shuffle() -> Live:
         "Live figure, needs a browser with scripts: a picture in 49 patches to "
         "exchange or shuffle, with positions that stay, travel along or are switched "
         "off, and the class probabilities of a small trained Vision Transformer.",
-        small_vit(), uses=("encoder",),
+        small_vit(), uses=("layers", "encoder"),
     )
 
 

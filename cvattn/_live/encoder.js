@@ -12,33 +12,6 @@ function erf(x) {
 }
 const gelu = (x) => 0.5 * x * (1 + erf(x / Math.SQRT2));
 
-function softmax(a) {
-  const top = Math.max(...a), e = a.map((v) => Math.exp(v - top));
-  const total = e.reduce((s, v) => s + v, 0);
-  return e.map((v) => v / total);
-}
-
-// Rows of x times the transpose of W (out, in), as nn.Linear stores it, plus b.
-function linear(x, W, b) {
-  const inputs = x[0].length, outputs = W.length / inputs;
-  return x.map((row) => Float64Array.from({ length: outputs }, (_, o) => {
-    let sum = b ? b[o] : 0;
-    for (let i = 0, at = o * inputs; i < inputs; i++, at++) sum += row[i] * W[at];
-    return sum;
-  }));
-}
-
-const added = (x, y) => x.map((row, n) => row.map((value, i) => value + y[n][i]));
-
-function layerNorm(x, w, b) {
-  return x.map((row) => {
-    const mean = row.reduce((s, v) => s + v, 0) / row.length;
-    const variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / row.length;
-    const scale = 1 / Math.sqrt(variance + 1e-6);
-    return row.map((v, i) => (v - mean) * scale * w[i] + b[i]);
-  });
-}
-
 class Vit {
   constructor({ matrices, vectors, whole, scales, numbers, dim, heads, layers, patch,
     mean, std }) {
@@ -97,7 +70,8 @@ class Vit {
 
   run(pixels, order, places) {
     const { w } = this, weights = [];
-    const norm = (name, x) => layerNorm(x, w[`${name}.weight`], w[`${name}.bias`]);
+    const norm = (name, x) => layerNorm(x, w[`${name}.weight`],
+      w[`${name}.bias`], 1e-6);
     let z = this.embed(pixels, order, places);
     for (let l = 0; l < this.layers; l++) {
       const name = `layers.${l}`, f = `${name}.feed_forward`;
@@ -111,23 +85,4 @@ class Vit {
     const [logits] = linear(norm("norm", z.slice(0, 1)), w["head.weight"], w["head.bias"]);
     return { logits: [...logits], probabilities: softmax([...logits]), weights };
   }
-}
-
-// The mean over heads of one layer's maps.
-const overHeads = (maps) => maps[0].map((row, n) => row.map((_, m) =>
-  maps.reduce((sum, map) => sum + map[n][m], 0) / maps.length));
-
-// Attention rollout: half shortcut, half look-up, multiplied through the layers.
-function rollout(weights) {
-  const n = weights[0][0].length;
-  let R = Array.from({ length: n }, (_, i) => Array.from({ length: n }, (_, j) => +(i === j)));
-  for (const maps of weights) {
-    const W = overHeads(maps);
-    R = W.map((row, i) => R[i].map((own, j) => {
-      let sum = 0;
-      for (let m = 0; m < n; m++) sum += row[m] * R[m][j];
-      return (own + sum) / 2;
-    }));
-  }
-  return R;
 }

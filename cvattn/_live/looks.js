@@ -1,5 +1,24 @@
 // Looks: click a patch of a picture, choose layer and head, see where it looks.
 
+// The mean over heads of one layer's maps.
+const overHeads = (maps) => maps[0].map((row, n) => row.map((_, m) =>
+  maps.reduce((sum, map) => sum + map[n][m], 0) / maps.length));
+
+// Attention rollout: half shortcut, half look-up, multiplied through the layers.
+function rollout(weights) {
+  const n = weights[0][0].length;
+  let R = Array.from({ length: n }, (_, i) => Array.from({ length: n }, (_, j) => +(i === j)));
+  for (const maps of weights) {
+    const W = overHeads(maps);
+    R = W.map((row, i) => R[i].map((own, j) => {
+      let sum = 0;
+      for (let m = 0; m < n; m++) sum += row[m] * R[m][j];
+      return (own + sum) / 2;
+    }));
+  }
+  return R;
+}
+
 function buildLooks(root, data, say, result) {
   const vit = new Vit(data), pictures = decode(data.pictures), { side, N } = vit;
   const here = Array.from({ length: N }, (_, n) => n), ROLLOUT = data.layers;

@@ -60,31 +60,6 @@ function drawFrame(context, corners, colour, dashed) {
   context.setLineDash([]);
 }
 
-// An arrow with a rim, so that it is seen on black, on white and on the picture.
-function arrow(context, [x0, y0], [x1, y1], colour, rim) {
-  const length = Math.hypot(x1 - x0, y1 - y0);
-  if (length < 5) return;
-  const [ux, uy] = [(x1 - x0) / length, (y1 - y0) / length], head = Math.min(10, length);
-  const [bx, by] = [x1 - head * ux, y1 - head * uy];
-  for (const [tone, extra] of [[rim, 3], [colour, 0]]) {
-    context.strokeStyle = context.fillStyle = tone;
-    context.lineJoin = "round";
-    context.lineWidth = 2.5 + extra;
-    context.beginPath();
-    context.moveTo(x0, y0);
-    context.lineTo(bx, by);
-    context.stroke();
-    context.lineWidth = extra || 0.5;
-    context.beginPath();
-    context.moveTo(x1, y1);
-    context.lineTo(bx - (head / 2) * uy, by + (head / 2) * ux);
-    context.lineTo(bx + (head / 2) * uy, by - (head / 2) * ux);
-    context.closePath();
-    context.stroke();
-    context.fill();
-  }
-}
-
 // Cells from `left` on in both directions, without seams between them.
 function inset(context, left, side, size, colourOf) {
   const dense = context.getTransform().a, edge = Math.round(left * dense) / dense;

@@ -2,21 +2,21 @@
 
 function buildShuffle(root, data, say, result) {
   const vit = new Vit(data), pictures = decode(data.pictures), { side, N, P } = vit;
-  const start = Array.from({ length: N }, (_, n) => n);
-  const state = { picture: 0, order: start, mode: "stay", held: -1, cursor: 0,
+  const home = Array.from({ length: N }, (_, n) => n);
+  const state = { picture: 0, order: home, mode: "stay", held: -1, cursor: 0,
     seed: 1, typing: false };
   let run, first;
 
   // Exactly k places hold another patch than their own (k = 0 or at least 2).
   function partly(k) {
-    const order = start.slice(), chosen = permutation(N, state.seed).slice(0, k);
+    const order = home.slice(), chosen = permutation(N, state.seed).slice(0, k);
     chosen.forEach((n, i) => { order[n] = chosen[(i + 1) % k]; });
     return order;
   }
 
   const pixels = () => pictures.subarray(state.picture * 784, (state.picture + 1) * 784);
-  const places = () => (state.mode === "stay" ? start
-    : state.mode === "travel" ? state.order : start.map(() => -1));
+  const places = () => (state.mode === "stay" ? home
+    : state.mode === "travel" ? state.order : home.map(() => -1));
   const moved = () => state.order.filter((n, i) => n !== i).length;
 
   const board = canvas({ class: "map", tabindex: 0, role: "application",
@@ -87,7 +87,7 @@ function buildShuffle(root, data, say, result) {
   }
   function load(picture) {
     state.picture = picture;
-    first = vit.run(pixels(), start, start);
+    first = vit.run(pixels(), home, home);
     change({ held: -1 });
   }
   function touch(n) {
@@ -116,15 +116,25 @@ function buildShuffle(root, data, say, result) {
   board.node.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     const step = STEPS[event.key];
-    state.typing = true;
+    state.typing ||= Boolean(step);
     if (step) {
       state.cursor = clamp(Math.floor(state.cursor / side) + step[0], 0, side - 1) * side +
         clamp((state.cursor % side) + step[1], 0, side - 1);
       board.redraw();
       say(`Row ${Math.floor(state.cursor / side) + 1}, column ${(state.cursor % side) + 1}.`);
     } else if (event.key === "Enter" || event.key === " ") touch(state.cursor);
+    else if (event.key === "Escape" && state.held >= 0) touch(state.held);
     else return;
     event.preventDefault();
+  });
+  // The frame of the keyboard is there as long as the keyboard is.
+  board.node.addEventListener("focus", () => {
+    state.typing = board.node.matches(":focus-visible");
+    board.redraw();
+  });
+  board.node.addEventListener("blur", () => {
+    state.typing = false;
+    board.redraw();
   });
   state.order = partly(10);
   load(0);
@@ -138,7 +148,7 @@ function buildShuffle(root, data, say, result) {
           state.seed += 1;
           change({ order: partly(N), held: -1 });
         }),
-        button("Put back", () => change({ order: start.slice(), held: -1 }))), many),
+        button("Put back", () => change({ order: home.slice(), held: -1 }))), many),
     el("div", { class: "shuffle" },
       el("div", {}, el("span", { class: "name" }, "Click two patches to exchange them"),
         board.node),
@@ -152,6 +162,6 @@ function buildShuffle(root, data, say, result) {
     hint: "Put patches out of place; then let the positions travel, or switch them off. The " +
       "network runs in the page.",
     keys: "Keyboard: on the picture, arrows move the frame, Enter takes up a patch and " +
-      "exchanges it; Tab to the slider and the buttons.",
+      "exchanges it, Escape puts it down; Tab to the slider and the buttons.",
   };
 }

@@ -53,7 +53,7 @@ function buildUpright(root, data, say, result) {
     ({ weight: take(rows * columns), bias: take(rows) }));
   const [mean, std] = take(2);
   const state = { picture: 0, angle: 25, scale: 0.8, across: 3, down: -2 };
-  let seen, theta, wanted, V;
+  let seen, theta, wanted, V, want, got;
 
   function render() {
     const U = new Float64Array(size * size), edge = (size - side) / 2;
@@ -67,7 +67,7 @@ function buildUpright(root, data, say, result) {
     theta = localise(x, size, layers);
     wanted = inverse(done);
     V = resample(x, size, theta).map((v) => 255 * (v * std + mean));
-    const want = motionsOf(wanted, size), got = motionsOf(theta, size);
+    [want, got] = [motionsOf(wanted, size), motionsOf(theta, size)];
     for (const name of MOTIONS) {
       shown[name][0].textContent = WORDS[name](want[name]);
       shown[name][1].textContent = WORDS[name](got[name]);
@@ -79,7 +79,6 @@ function buildUpright(root, data, say, result) {
       wanted: JSON.stringify(wanted), seen: JSON.stringify(Array.from(seen)),
       v: JSON.stringify(Array.from(V)), want: JSON.stringify(want),
       got: JSON.stringify(got) });
-    return { want, got };
   }
   const WORDS = { angle: (v) => `${fixed(v, 0)}\u00b0`, size: (v) => fixed(v, 2),
     across: (v) => fixed(v, 1), down: (v) => fixed(v, 1) };
@@ -100,7 +99,7 @@ function buildUpright(root, data, say, result) {
       context.fillStyle = colour("quiet");
       context.fillRect(0, 0, w, h);
       inset(context, left, w / data.world, size, (i) => grey(seen[i]));
-      drawFrame(context, frameOf(wanted).map(at), "#8b95a1", true);
+      drawFrame(context, frameOf(wanted).map(at), "#7c8793", true);
       drawFrame(context, frameOf(theta).map(at), colour("space"));
     });
   const read = canvas({ class: "view", role: "img",
@@ -108,49 +107,55 @@ function buildUpright(root, data, say, result) {
   (context, w) => cells(context, w, size, (i) => grey(V[i])));
 
   function tell() {
-    const { want, got } = render();
     say(`To undo it, the frame should be turned by ${WORDS.angle(want.angle)} and ` +
       `${WORDS.size(want.size)} times as large; the transformer turns it by ` +
       `${WORDS.angle(got.angle)} and makes it ${WORDS.size(got.size)} times as large. ` +
       `Its middle: ${WORDS.across(got.across)}, ${WORDS.down(got.down)} pixels, where ` +
       `${WORDS.across(want.across)}, ${WORDS.down(want.down)} would undo the move.`);
   }
-  const control = (name, key, min, max, step, words) =>
-    [key, slider(name, { min, max, step, value: state[key], words }, (v) => {
+  const degrees = (v) => `${fixed(v, 0)}\u00b0`, shift = (v) => `${fixed(v, 1)} pixels`;
+  const UNITS = { angle: degrees, scale: (v) => fixed(v, 2), across: shift, down: shift };
+  const control = (name, key, min, max, step) =>
+    [key, slider(name, { min, max, step, value: state[key], words: UNITS[key] }, (v) => {
       state[key] = v;
+      render();
       tell();
     })];
   const sliders = Object.fromEntries([
-    control("Turn, clockwise:", "angle", -90, 90, 1, (v) => `${fixed(v, 0)}\u00b0`),
-    control("Size:", "scale", 0.5, 1.5, 0.01, (v) => fixed(v, 2)),
-    control("To the right:", "across", -8, 8, 0.5, (v) => `${fixed(v, 1)} pixels`),
-    control("Down:", "down", -8, 8, 0.5, (v) => `${fixed(v, 1)} pixels`)]);
-  const preset = (name, values) => button(name, () => {
+    control("Turn, clockwise:", "angle", -90, 90, 1),
+    control("Size:", "scale", 0.5, 1.5, 0.01),
+    control("To the right:", "across", -8, 8, 0.5),
+    control("Down:", "down", -8, 8, 0.5)]);
+  function put(values) {
     for (const [key, value] of Object.entries(values)) {
-      const input = sliders[key].querySelector("input");
+      state[key] = value;
+      const input = sliders[key].querySelector("input"), text = UNITS[key](value);
       input.value = value;
-      input.dispatchEvent(new Event("input"));
+      input.setAttribute("aria-valuetext", text);
+      sliders[key].querySelector("b").textContent = text;
     }
+    render();
+  }
+  const preset = (name, values) => button(name, () => {
+    put(values);
+    tell();
   });
 
   // Drag the object: the distance goes to the two shifts.
-  let start = null;
-  draggable(given.node, size, (x, y, first) => {
-    if (first) start = [x, y, state.across, state.down];
+  let grabbed = null;
+  draggable(given.node, 1, (x, y, first) => {
+    if (first) grabbed = [x, y, state.across, state.down];
     const half = (v) => clamp(Math.round(2 * v) / 2, -8, 8);
-    for (const [key, v] of [["across", start[2] + (x - start[0]) * size * data.world],
-      ["down", start[3] + (y - start[1]) * size * data.world]]) {
-      const input = sliders[key].querySelector("input");
-      if (Number(input.value) === half(v)) continue;
-      input.value = half(v);
-      input.dispatchEvent(new Event("input"));
-    }
-  }, () => {});
+    put({ across: half(grabbed[2] + (x - grabbed[0]) * size * data.world),
+      down: half(grabbed[3] + (y - grabbed[1]) * size * data.world) });
+  }, tell);
 
+  render();
   tell();
   const nodes = [
     el("div", { class: "controls" }, pictureChoice(root, names, pixels, (i) => {
       state.picture = i;
+      render();
       tell();
     })),
     el("div", { class: "controls" }, ...Object.values(sliders)),

@@ -18,10 +18,35 @@ function distance(U, size, theta) {
   return { V, loss, gradient };
 }
 
+// An arrow with a rim, so that it is seen on black, on white and on the picture.
+function arrow(context, [x0, y0], [x1, y1], colour, rim) {
+  const length = Math.hypot(x1 - x0, y1 - y0);
+  if (length < 5) return;
+  const [ux, uy] = [(x1 - x0) / length, (y1 - y0) / length], head = Math.min(10, length);
+  const [bx, by] = [x1 - head * ux, y1 - head * uy];
+  for (const [tone, extra] of [[rim, 3], [colour, 0]]) {
+    context.strokeStyle = context.fillStyle = tone;
+    context.lineJoin = "round";
+    context.lineWidth = 2.5 + extra;
+    context.beginPath();
+    context.moveTo(x0, y0);
+    context.lineTo(bx, by);
+    context.stroke();
+    context.lineWidth = extra || 0.5;
+    context.beginPath();
+    context.moveTo(x1, y1);
+    context.lineTo(bx - (head / 2) * uy, by + (head / 2) * ux);
+    context.lineTo(bx + (head / 2) * uy, by - (head / 2) * ux);
+    context.closePath();
+    context.stroke();
+    context.fill();
+  }
+}
+
 function buildWarp(root, data, say, result) {
   const { names, size, world, rate, steps } = data, pixels = decode(data.pictures);
   const state = { picture: 0, theta: [...data.theta], row: 9, column: 11 };
-  let U, out, found, sliders, held = null;
+  let U, out, found, sliders, held = null, offset;
 
   function load() {
     U = Array.from(pixels.subarray(state.picture * size * size,
@@ -133,10 +158,13 @@ function buildWarp(root, data, say, result) {
     render();
   }
   function descend() {
-    let theta = [...state.theta];
-    for (let i = 0; i < steps; i++) {
-      const { gradient } = distance(U, size, theta);
-      theta = theta.map((v, k) => v - rate * gradient[k]);
+    // Where a step would lead uphill, the rate is halved.
+    let { theta } = state, here = out, step = rate;
+    for (let i = 0; i < steps && step > rate / 1000;) {
+      const next = theta.map((v, k) => v - step * here.gradient[k]);
+      const there = distance(U, size, next);
+      if (there.loss > here.loss) step /= 2;
+      else [theta, here, i] = [next, there, i + 1];
     }
     put(theta);
     tell();
@@ -154,17 +182,18 @@ function buildWarp(root, data, say, result) {
   });
 
   // On the input: drag the nearest handle.
-  draggable(source.node, 200, (x, y, first) => {
+  draggable(source.node, 1, (x, y, first) => {
     const place = [(2 * x - 1) * world, (2 * y - 1) * world];
     const all = handles();
     if (first) {
       const away = all.map((h) => Math.hypot(h[0] - place[0], h[1] - place[1]));
       held = Math.min(...away) < 0.3 ? away.indexOf(Math.min(...away)) : null;
+      if (held !== null) offset = place.map((v, axis) => v - all[held][axis]);
     }
     if (held === null) return;
     const theta = [...state.theta], base = held ? all[0] : [0, 0];
     PAIRS[held].forEach((k, axis) => {
-      theta[k] = Math.round((place[axis] - base[axis]) * 100) / 100;
+      theta[k] = Math.round((place[axis] - offset[axis] - base[axis]) * 100) / 100;
     });
     put(theta);
   }, tell);
@@ -198,7 +227,7 @@ function buildWarp(root, data, say, result) {
     el("div", { class: "picks" }, preset("Identity", IDENTITY),
       preset("Zoom", [0.5, 0, 0, 0, 0.5, 0]),
       preset("Turn", [0.8, -0.6, 0, 0.6, 0.8, 0]),
-      preset("Mirror", [-1, 0, 0, 0, 1, 0]), preset("Far off", [1, 0, 1, 0, 1, 0.2]),
+      preset("Mirror", [-1, 0, 0, 0, 1, 0]), preset("Far off", [0.5, 0, 0.9, 0, 0.5, 0.2]),
       button("Descend", descend)),
     result,
     el("div", { class: "views" },
@@ -214,6 +243,6 @@ function buildWarp(root, data, say, result) {
   ];
   return { nodes, redraw: render,
     hint: "Drag the three rings, two numbers each. Blue: the chosen output pixel, the four " +
-      "pixels that it reads, and where V grows. Dark arrows: \u2212\u2202L/\u2202\u03b8.",
+      "pixels that it reads, and where V grows. Arrows at the rings: \u2212\u2202L/\u2202\u03b8.",
     keys: "Keyboard: Tab to a slider, or to the result, and use the arrows." };
 }
