@@ -28,6 +28,18 @@ def layer(features):
     return SpatialTransformer(nn.Flatten(), features=features).regressor
 
 
+def without_parameter(layer):
+    bias = layer.bias.detach()
+    del layer.bias
+    layer.bias = bias
+    return layer
+
+
+def nudged(layer):
+    nn.init.constant_(layer.weight, 1e-4)
+    return layer
+
+
 def off_by_sampling(i, W, made, read):
     """A ramp shows where each pixel is read; it goes on beyond the border."""
     theta = torch.eye(2, 3)[None]
@@ -108,6 +120,9 @@ def test_no_place_is_a_pixel_centre():
     (lambda features: nn.Linear(6, features), "It should go from 5 to 6"),
     (lambda features: nn.Linear(features, 6, bias=False), "has no bias"),
     (lambda features: layer(features).requires_grad_(False), "cannot learn"),
+    (lambda features: without_parameter(layer(features)), "cannot learn"),
+    (lambda features: layer(features).double(), "is torch.float64"),
+    (lambda features: nudged(layer(features)), "should return (1.0, 0.0, 0.0"),
 ])
 def test_what_is_no_regressor_is_told(answer, told):
     assert told in flat(check("stn-9", answer))

@@ -6,11 +6,7 @@ import torch
 from torch import nn
 
 from ..check import Exercise, Says, Wrong
-
-
-def rand(*shape: int, seed: int) -> torch.Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64).float()
+from .attention import rand
 
 
 def uniform(low: float, high: float, n: int, seed: int) -> torch.Tensor:
@@ -20,17 +16,16 @@ def uniform(low: float, high: float, n: int, seed: int) -> torch.Tensor:
 
 # stn-1: centres -----------------------------------------------------------------
 
-def centres(i, W, align_corners, *, edges=lambda i, n: (2 * i + 1 - n) / n,
-            corners=lambda i, n: (2 * i + 1 - n) / (n - 1)):
-    return (corners if align_corners else edges)(i, W)
-
-
 def halves(i, n):
     return (2 * i + 1 - n) / n
 
 
 def ends(i, n):
     return (2 * i + 1 - n) / (n - 1)
+
+
+def centres(i, W, align_corners, *, edges=halves, corners=ends):
+    return (corners if align_corners else edges)(i, W)
 
 
 CENTRES = Exercise(
@@ -471,12 +466,16 @@ def call_regressor(answer, features):
                    f"numbers. It should go from {features} to 6.")
     if layer.bias is None:
         raise Says("The layer has no bias. The identity is in the bias.")
-    if not all(p.requires_grad for p in layer.parameters()):
-        raise Says("The layer cannot learn: a parameter has requires_grad=False. Fill "
-                   "it under torch.no_grad() and leave it trainable.")
+    both = layer.weight, layer.bias
+    if not all(isinstance(p, nn.Parameter) and p.requires_grad for p in both):
+        raise Says("The layer cannot learn: weight or bias is no parameter, or has "
+                   "requires_grad=False. Fill it under torch.no_grad() and leave it "
+                   "trainable.")
+    if any(p.dtype != torch.float32 for p in both):
+        raise Says(f"The layer is {layer.weight.dtype}. Leave it float32.")
     with torch.no_grad():
         mean = layer(rand(4, features, seed=features)).mean(0)
-    return tuple(round(v, 3) for v in mean.tolist())
+    return tuple(round(v, 6) for v in mean.tolist())
 
 
 REGRESSOR = Exercise(

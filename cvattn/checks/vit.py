@@ -348,8 +348,8 @@ def apart(side, P, p=2.0):
     return torch.cdist(place, place, p=p)
 
 
-def distance(A, side, P, *, p=2.0, dim=2):
-    return (A * apart(side, P, p)).sum(dim).mean(1)
+def distance(A, side, P, *, p=2.0):
+    return (A * apart(side, P, p)).sum(2).mean(1)
 
 
 def maps(h, side, seed):
