@@ -28,7 +28,10 @@ from torch import Tensor
 
 AXES = {"B": "pictures", "C": "channels", "D": "hidden units", "H": "rows",
         "W": "columns", "N": "queries", "M": "keys", "V": "entries of a value",
-        "K": "heads", "E": "entries of a head", "T": "targets", "L": "letters"}
+        "K": "heads", "E": "entries of a head", "T": "targets", "L": "letters",
+        "Q": "patches", "X": "numbers of a patch", "S": "tokens",
+        "U": "numbers of a token", "P": "places", "I": "rows of theta",
+        "J": "columns of theta"}
 BLANK = (
     "nothing here yet. That is where everybody starts: write the body, return the "
     "result, and run the check again. The hint is folded under the exercise."

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import CLASSES
+from .data import CLASSES, MEAN, STD
 
 
 def shipped(*path: str) -> bytes:
@@ -51,10 +51,13 @@ class Live:
         title: the line above the figure.
         sentence: what stands in its place where neither script nor picture can.
         data: what the script receives: text, whole numbers and packed arrays.
+        uses: scripts of `_live/` that stand before the figure's own, without ".js".
     """
 
-    def __init__(self, name: str, title: str, sentence: str, data: dict):
+    def __init__(self, name: str, title: str, sentence: str, data: dict,
+                 uses: tuple[str, ...] = ()):
         self.name, self.title, self.sentence, self.data = name, title, sentence, data
+        self.uses = uses
 
     def __repr__(self) -> str:
         return self.sentence
@@ -89,7 +92,7 @@ src="data:image/png;base64,{base64_text(picture)}"><p>{sentence}</p></div>
 (() => {{
 "use strict";
 {text("core.js")}
-{text(f"{self.name}.js")}
+{"".join(text(f"{name}.js") for name in self.uses)}{text(f"{self.name}.js")}
 start("{self.name}", {script(self.title)}, {script(self.data)}, {build});
 }})();
 </script>
@@ -443,11 +446,116 @@ def dates() -> Live:
             "layout": [[name, a.size] for name, a in arrays.items()],
             "numbers": packed(numbers.view(np.uint8)),
         },
+        uses=("layers",),
+    )
+
+
+def small_vit() -> dict:
+    """Return the network and the pictures that cvattn.experiments.vit_figures kept."""
+    import torch
+
+    from .experiments.vit import build
+
+    arrays = dict(np.load(io.BytesIO(shipped("results", "vit_live.npz"))))
+    with torch.device("meta"):          # names and sizes alone: draws no number
+        net = build({"net": "vit"})
+    names = [name for name, _ in net.named_parameters()]
+    matrices = [name for name in names if arrays[name].ndim == 2]
+    vectors = [name for name in names if arrays[name].ndim == 1]
+    whole = np.concatenate([arrays[name].ravel() for name in matrices])
+    scales = np.concatenate([arrays[f"{name}.scale"] for name in matrices])
+    numbers = np.concatenate([arrays[name] for name in vectors])
+    return {
+        "names": [CLASSES[k] for k in arrays["labels"]],
+        "labels": arrays["labels"].tolist(),
+        "classes": CLASSES,
+        "pictures": packed(arrays["pictures"]),
+        "matrices": [[name, *arrays[name].shape] for name in matrices],
+        "vectors": [[name, arrays[name].size] for name in vectors],
+        "whole": packed(whole.view(np.uint8)),
+        "scales": packed(scales),
+        "numbers": packed(numbers),
+        "dim": net.E.out_channels, "heads": net.layers[0].attention.num_heads,
+        "layers": len(net.layers), "patch": net.E.kernel_size[0],
+        "mean": MEAN, "std": STD,
+    }
+
+
+def looks() -> Live:
+    """Click a patch and see where it looks, in each layer and head of a small ViT."""
+    return Live(
+        "looks",
+        "Where does a patch look?",
+        "Live figure, needs a browser with scripts: a picture in 49 patches, and for "
+        "the patch that is chosen the weights that it gives to all others, in each "
+        "layer and head of a small trained Vision Transformer.",
+        small_vit(), uses=("layers", "encoder"),
+    )
+
+
+def shuffle() -> Live:
+    """Shuffle the patches of a picture, with and without their positions."""
+    return Live(
+        "shuffle",
+        "Shuffle the patches: who notices?",
+        "Live figure, needs a browser with scripts: a picture in 49 patches to "
+        "exchange or shuffle, with positions that stay, travel along or are switched "
+        "off, and the class probabilities of a small trained Vision Transformer.",
+        small_vit(), uses=("layers", "encoder"),
+    )
+
+
+def resampled() -> dict[str, np.ndarray]:
+    """Return the arrays that cvattn.experiments.stn_figures collected."""
+    return dict(np.load(io.BytesIO(shipped("results", "stn_live.npz"))))
+
+
+def warp() -> Live:
+    """Set the six numbers of an affine map, and follow one pixel and the gradient."""
+    arrays = resampled()
+    return Live(
+        "warp",
+        "Six numbers that move a picture",
+        "Live figure, needs a browser with scripts: a picture with the sampling grid "
+        "of an affine map over it, three handles for its six numbers, the picture read "
+        "from there, and for one pixel of it the four weights and the slopes.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "pictures": packed(arrays["pictures"]),
+            "size": arrays["pictures"].shape[-1],
+            "theta": [0.9, -0.3, 0.15, 0.3, 0.9, -0.1],
+            "world": 1.6, "rate": 0.1, "steps": 10,
+        },
+        uses=("resample",),
+    )
+
+
+def upright() -> Live:
+    """Move an object, and see what a trained spatial transformer makes of it."""
+    arrays = resampled()
+    depth = sum(name.startswith("weight") for name in arrays)
+    layers = [arrays[f"{kind}{k}"] for k in range(depth) for kind in ("weight", "bias")]
+    numbers = [a.ravel() for a in layers] + [np.float32([MEAN, STD])]
+    return Live(
+        "upright",
+        "A trained transformer, and an object that you move",
+        "Live figure, needs a browser with scripts: a piece of clothing to turn, scale "
+        "and move, the frame in which a trained spatial transformer reads it, and what "
+        "it reads.",
+        {
+            "names": [CLASSES[k] for k in arrays["labels"]],
+            "pictures": packed(arrays["pictures"]),
+            "size": 2 * round(arrays["weight0"].shape[1] ** 0.5), "world": 1.3,
+            "shapes": [list(a.shape) for a in layers[::2]],
+            "numbers": packed(np.concatenate(numbers)),
+        },
+        uses=("resample",),
     )
 
 
 FIGURES = (lookup, weigh, squeeze, surgery, reduction, spot, slide, paint, trap, cover,
-           field, combine, hierarchy, axis, grow, arrows, waves, dates)
+           field, combine, hierarchy, axis, grow, arrows, waves, dates, looks,
+           shuffle, warp, upright)
 
 
 def page(figure: str, attributes: str = "") -> str:

@@ -24,6 +24,7 @@ from test_live_cbam import painted, slid, spotted
 from test_live_clinic import torch_trap
 from test_live_sk import chosen_weights, grown
 from test_live_transformer import agreed, looked_along, rounded, shows
+from test_live_vit import looked, small, told
 
 import cvattn
 from cvattn import live, plot
@@ -618,6 +619,23 @@ def dates_works(page, net, arrays):
     assert shows(page, rounded(), "4 july 1976")[1].shape == (11, 11)
 
 
+def looks_works(page, net, arrays):
+    looked(page, small())
+    page.root.locator("[role=application]").press("ArrowLeft")
+    page.root.locator("label.pick", has_text="rollout").click()
+    assert looked(page, small()).sum() == pytest.approx(1)
+
+
+def shuffle_works(page, net, arrays):
+    before = told(page, small())
+    page.root.get_by_role("slider").press("End")
+    page.root.locator("label.pick", has_text="travel").click()
+    after = told(page, small())
+    assert (before - after).abs().max() > 1e-4
+    page.root.get_by_role("slider").press("Home")
+    np.testing.assert_allclose(told(page, small()), after, atol=CLOSE)
+
+
 WORKS = {"lookup": lookup_works, "weigh": weigh_works, "squeeze": squeeze_works,
          "surgery": surgery_works, "reduction": reduction_works, "trap": trap_works,
          "cover": cover_works, "spot": spot_works, "slide": slide_works,
@@ -625,7 +643,8 @@ WORKS = {"lookup": lookup_works, "weigh": weigh_works, "squeeze": squeeze_works,
          "combine": combine_works, "hierarchy": hierarchy_works,
          "axis": axis_works, "grow": grow_works,
          "arrows": arrows_works, "waves": waves_works,
-         "dates": dates_works}
+         "dates": dates_works,
+         "looks": looks_works, "shuffle": shuffle_works}
 
 
 def test_every_live_figure_stands_in_the_book(html):

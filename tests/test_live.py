@@ -52,6 +52,13 @@ def test_html_is_the_same_in_another_process(tmp_path):
 
 
 @figures
+def test_a_figure_draws_no_random_number(name):
+    before = torch.get_rng_state()
+    getattr(live, name)()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@figures
 def test_sizes_stay_within_the_limits(name):
     figure = getattr(live, name)()
     assert len(json.dumps(figure.data)) <= 150_000
@@ -652,7 +659,7 @@ CANVASES = {"lookup": ".chart", "weigh": ".grid", "squeeze": ".map",
             "surgery": ".gates", "reduction": ".reduction canvas",
             "trap": ".trap canvas", "field": ".grid", "combine": ".surface",
             "grow": ".chart", "arrows": ".plane", "waves": ".chart",
-            "dates": ".grid"}
+            "dates": ".grid", "looks": ".looks .map >> nth=1", "shuffle": ".map"}
 
 
 @pytest.mark.parametrize("name", CANVASES)

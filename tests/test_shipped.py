@@ -7,13 +7,14 @@ import pytest
 from safetensors.torch import load_file
 
 from cvattn import train
-from cvattn.experiments import bam, cbam, sk, transformer
+from cvattn.experiments import bam, cbam, sk, stn, transformer, vit
 from cvattn.experiments.grid import RESULTS
 
 CI = os.environ.get("CI", "").lower() == "true"
-GRIDS = {"bam": bam.GRID, "cbam": cbam.GRID, "sk": sk.GRID,
-         "transformer": transformer.GRID}
-TRIED = [("bam", "sum"), ("cbam", "pool7"), ("sk", "sk")]
+GRIDS = {grid.name: grid for grid in (
+    bam.GRID, cbam.GRID, sk.GRID, stn.GRID, transformer.GRID, vit.GRID)}
+TRIED = [("bam", "sum"), ("cbam", "pool7"), ("sk", "sk"), ("stn", "RTS-st_cnn"),
+         ("vit", "vit-16384")]
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)

@@ -8,33 +8,6 @@ function halves(bytes) {
   });
 }
 
-// Rows of x times the transpose of W (out, in), as nn.Linear stores it, plus b.
-function linear(x, W, b) {
-  const inputs = x[0].length, outputs = W.length / inputs;
-  return x.map((row) => Float64Array.from({ length: outputs }, (_, o) => {
-    let sum = b ? b[o] : 0;
-    for (let i = 0; i < inputs; i++) sum += row[i] * W[o * inputs + i];
-    return sum;
-  }));
-}
-
-const added = (x, y) => x.map((row, n) => row.map((value, i) => value + y[n][i]));
-
-function layerNorm(x, w, b) {
-  return x.map((row) => {
-    const mean = row.reduce((s, v) => s + v, 0) / row.length;
-    const variance = row.reduce((s, v) => s + (v - mean) ** 2, 0) / row.length;
-    const scale = 1 / Math.sqrt(variance + 1e-5);
-    return row.map((v, i) => (v - mean) * scale * w[i] + b[i]);
-  });
-}
-
-function softmax(a) {
-  const top = Math.max(...a), e = a.map((v) => Math.exp(v - top));
-  const total = e.reduce((s, v) => s + v, 0);
-  return e.map((v) => v / total);
-}
-
 class Model {
   constructor(weights, D, heads, layers) {
     Object.assign(this, { w: weights, D, heads, layers });
@@ -73,7 +46,8 @@ class Model {
 
   // LayerNorm(x + y), by name.
   join(name, x, y) {
-    return layerNorm(added(x, y), this.w[`${name}.weight`], this.w[`${name}.bias`]);
+    return layerNorm(added(x, y), this.w[`${name}.weight`], this.w[`${name}.bias`],
+      1e-5);
   }
 
   think(name, x) {

@@ -1,8 +1,9 @@
 """The exercises of all chapters, by name."""
 
-from . import attention, bam, cbam, clinic, se, sk, transformer
+from . import attention, bam, cbam, clinic, se, sk, stn, transformer, vit
 
 EXERCISES = {
     **attention.EXERCISES, **se.EXERCISES, **cbam.EXERCISES,
-    **bam.EXERCISES, **sk.EXERCISES, **transformer.EXERCISES, **clinic.EXERCISES,
+    **bam.EXERCISES, **sk.EXERCISES, **stn.EXERCISES, **transformer.EXERCISES,
+    **vit.EXERCISES, **clinic.EXERCISES,
 }

@@ -11,6 +11,7 @@ cnn       two convolutions with pooling, one hidden layer
 st_fcn    an affine spatial transformer before `fcn`
 st_cnn    an affine spatial transformer before `cnn`
 
+Training mirrors the distorted pictures and moves them by up to 2 pixels (`train.fit`).
 The networks without a transformer have wider hidden layers instead, so that both of a
 pair have as many parameters. Arms are named <distortion>-<network>.
 """
@@ -58,8 +59,13 @@ def localiser() -> nn.Module:
 
 
 def build(settings: dict) -> nn.Module:
-    """Return the untrained network of an arm."""
-    net = settings["net"]
+    """Return the untrained network of an arm.
+
+    Raises:
+        ValueError: if there is no such `net`.
+    """
+    if (net := settings["net"]) not in HIDDEN:
+        raise ValueError(f"net must be one of {', '.join(HIDDEN)}, got {net!r}")
     n, kind = HIDDEN[net], net.removeprefix("st_")
     if kind == "fcn":
         body = [nn.Flatten(), nn.Linear(CANVAS**2, n), nn.BatchNorm1d(n), nn.ReLU(),
@@ -96,10 +102,13 @@ def distort(images: Tensor, labels: Tensor, kind: str,
     canvas first, then is sampled with `F.grid_sample`.
 
     Raises:
-        ValueError: if there is no such kind.
+        ValueError: if there is no such kind, if the pictures are not 28 x 28, or if the
+            labels for clutter are all alike.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if images.shape[1:] != (28, 28):
+        raise ValueError(f"images must be (N, 28, 28), got {tuple(images.shape)}")
     if kind == "clutter":
         canvas, thing, _ = bam.clutter(images, labels, seed)
         return canvas, thing
@@ -163,19 +172,23 @@ def thetas(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def watch(model: nn.Module, settings: dict) -> dict:
-    """Return `theta` for the first WATCHED test pictures, with a transformer."""
+    """Return `theta` of the first WATCHED test pictures, to 4 decimals.
+
+    Nothing without a transformer.
+    """
     if transformer(model) is None:
         return {}
     images, labels = fashion_mnist("test")
     seen = distort(images, labels, settings["kind"], 1)[0][:WATCHED]
-    return {"theta": thetas(model, seen).tolist()}
+    return {"theta": thetas(model, seen).double().round(decimals=4).tolist()}
 
 
 def motions(theta: Tensor) -> dict[str, Tensor]:
     """Return what maps (N, 2, 3) do: angle in radians, log of size, across, down.
 
-    The angle is that of the nearest rotation, the size the root of the determinant;
-    across and down are where the middle of the result is read.
+    The angle is that of the nearest rotation, the size the root of the determinant,
+    without its sign (a mirror is not seen) and 1e-6 at least; across and down are where
+    the middle of the result is read.
     """
     A = theta[:, :, :2]
     return {
@@ -186,13 +199,16 @@ def motions(theta: Tensor) -> dict[str, Tensor]:
 
 
 def undoing(truth: Tensor) -> Tensor:
-    """Return the maps (N, 2, 3) that a transformer would choose to undo these."""
+    """Return the maps (N, 2, 3) that a transformer chooses to undo these (N, 2, 3)."""
     last = torch.tensor([0.0, 0, 1]).expand(len(truth), 1, 3)
     return torch.cat([truth, last], 1).inverse()[:, :2]
 
 
 def share(pictures: Tensor, thing: Tensor, theta: Tensor) -> float:
-    """Return the share of the sampled pictures' ink that is the object's."""
+    """Return the share of the sampled pictures' ink that is the object's.
+
+    Pictures and the object's pixels are (N, CANVAS, CANVAS), theta (N, 2, 3).
+    """
     grid = affine_grid(theta, (CANVAS, CANVAS))
     both = torch.stack([pictures, pictures * thing], 1).float()      # (N, 2, H, W)
     whole, own = F.grid_sample(both, grid, align_corners=False).sum((2, 3)).T
@@ -204,7 +220,7 @@ def examine(model: nn.Module, test: train.Pair, settings: dict) -> dict:
 
     undone: for each of `motions` that the distortion varies, [slope, correlation] of
         what the network chooses against what would undo the distortion: [1, 1] if it
-        undoes all of it, [0, ...] if it heeds none.
+        undoes all of it, [0, ...] if it heeds none, [0, 0] if it never moves.
     ink: shares of the object in the picture, before the transformer and after it.
     """
     kind = settings["kind"]
@@ -221,12 +237,13 @@ def examine(model: nn.Module, test: train.Pair, settings: dict) -> dict:
     for name in names:
         pair = torch.stack([wanted[name], chosen[name]])
         cov = pair.cov()
-        found[name] = [(cov[0, 1] / cov[0, 0]).item(), pair.corrcoef()[0, 1].item()]
+        correlation = pair.corrcoef()[0, 1].nan_to_num(0)
+        found[name] = [(cov[0, 1] / cov[0, 0]).item(), correlation.item()]
     return {"undone": found}
 
 
 GRID = Grid("stn", SETTINGS, build, examine, pictures, watch=watch,
-            shipped=tuple(f"{kind}-st_cnn" for kind in KINDS))
+            shipped=("RTS-st_cnn",))
 results, trained = GRID.results, GRID.trained
 
 if __name__ == "__main__":

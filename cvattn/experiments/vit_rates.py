@@ -2,8 +2,9 @@
 
     python -m cvattn.experiments.vit_rates
 
-Trains each at every rate in RATES on 4096 pictures that are drawn as in `vit`, with a
-seed that `vit` does not use, and tests it on training pictures that `vit` never draws.
+Trains each for 8 epochs at every rate in RATES, on 4096 pictures that are drawn as in
+`vit`, with a seed that `vit` does not use, and tests it on training pictures that
+`vit` never draws.
 Arms are named <network>-<rate>.
 """
 
@@ -17,6 +18,7 @@ RATES = (1e-3, 3e-3, 9e-3, 2.7e-2)
 SEED = 1000         # added to those of the runs
 
 SETTINGS = {k: v for k, v in vit.SETTINGS.items() if k != "arms"} | {
+    "epochs": 8,
     "arms": {f"{net}-{lr}": {"net": net, "pictures": 4096, "lr": lr, "seeds": 1}
              for net in vit.NETS for lr in RATES},
 }
