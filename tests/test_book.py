@@ -23,6 +23,7 @@ from test_live_bam import regions, seen
 from test_live_cbam import painted, slid, spotted
 from test_live_clinic import torch_trap
 from test_live_sk import chosen_weights, grown
+from test_live_stn import transformed, warped
 from test_live_transformer import agreed, looked_along, rounded, shows
 from test_live_vit import looked, small, told
 
@@ -30,6 +31,8 @@ import cvattn
 from cvattn import live, plot
 from cvattn.experiments import cbam as cbam_experiment
 from cvattn.experiments import sk as sk_experiment
+from cvattn.experiments import stn as stn_experiment
+from cvattn.experiments.stn_figures import ARM
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 SOURCES = [TOC["root"], *(chapter["file"] for part in TOC["parts"]
@@ -619,6 +622,21 @@ def dates_works(page, net, arrays):
     assert shows(page, rounded(), "4 july 1976")[1].shape == (11, 11)
 
 
+def warp_works(page, net, arrays):
+    warped(page)
+    before = page.state("loss")
+    page.root.get_by_role("button", name="Descend").click()
+    warped(page)
+    assert page.state("loss") < before
+
+
+def upright_works(page, net, arrays):
+    mover = stn_experiment.trained(ARM).double()
+    before = transformed(page, mover)
+    page.root.get_by_role("button", name="Small, in a corner").click()
+    assert (transformed(page, mover) - before).abs().max() > 0.1
+
+
 def looks_works(page, net, arrays):
     looked(page, small())
     page.root.locator("[role=application]").press("ArrowLeft")
@@ -643,7 +661,7 @@ WORKS = {"lookup": lookup_works, "weigh": weigh_works, "squeeze": squeeze_works,
          "combine": combine_works, "hierarchy": hierarchy_works,
          "axis": axis_works, "grow": grow_works,
          "arrows": arrows_works, "waves": waves_works,
-         "dates": dates_works,
+         "dates": dates_works, "warp": warp_works, "upright": upright_works,
          "looks": looks_works, "shuffle": shuffle_works}
 
 

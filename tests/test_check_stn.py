@@ -35,6 +35,11 @@ def without_parameter(layer):
     return layer
 
 
+def with_bias(layer, bias):
+    layer.bias = nn.Parameter(bias)
+    return layer
+
+
 def nudged(layer):
     nn.init.constant_(layer.weight, 1e-4)
     return layer
@@ -119,6 +124,7 @@ def test_no_place_is_a_pixel_centre():
     (lambda features: nn.Sequential(nn.Linear(features, 6)), "not Sequential"),
     (lambda features: nn.Linear(6, features), "It should go from 5 to 6"),
     (lambda features: nn.Linear(features, 6, bias=False), "has no bias"),
+    (lambda features: with_bias(layer(features), torch.eye(2, 3)), "is (2, 3)"),
     (lambda features: layer(features).requires_grad_(False), "cannot learn"),
     (lambda features: without_parameter(layer(features)), "cannot learn"),
     (lambda features: layer(features).double(), "is torch.float64"),

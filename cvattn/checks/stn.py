@@ -97,6 +97,10 @@ CROP = Exercise(
               "The scale is upside down. The grid is as large as the box, which is "
               "smaller than the picture: small numbers zoom in."),
         Wrong(partial(crop, at=lambda left, top, w, h, H, W: (
+            W / w, H / h, (W - 2 * left - w) / w, (H - 2 * top - h) / h)),
+              "This map goes from the box to the output. theta goes the other way: "
+              "it takes a place of the output to where it is read."),
+        Wrong(partial(crop, at=lambda left, top, w, h, H, W: (
             w / W, h / H, 2 * left / W - 1, 2 * top / H - 1)),
               "The shift is that of the box's upper left corner. The middle of the "
               "output, (0, 0), is read at the middle of the box."),
@@ -252,6 +256,18 @@ def mean_of_four(U, x, y):
     return sample(U, x.floor() + 0.5, y.floor() + 0.5)
 
 
+def away(U, x, y):
+    """Each pixel's distance from each place, along x (P, 1, W) and y (P, H, 1)."""
+    H, W = U.shape
+    return (torch.arange(W) - x[:, None, None],
+            torch.arange(H)[:, None] - y[:, None, None])
+
+
+def without_ends(U, x, y):
+    dx, dy = away(U, x, y)
+    return (U * (1 - dx.abs()) * (1 - dy.abs())).sum((1, 2))
+
+
 def call_sample(answer, U, x, y):
     try:
         return answer(U, x, y)
@@ -298,6 +314,11 @@ SAMPLE = Exercise(
               "The distances along x and y are exchanged in the weights."),
         Wrong(partial(sample, swap=True),
               "Rows and columns are exchanged: U[row, column] is U[y, x]."),
+        Wrong(lambda U, x, y: sample(U, y, x),
+              "x and y are exchanged: x counts columns and y counts rows."),
+        Wrong(without_ends,
+              "Far pixels count, with negative weights. A triangle ends where it "
+              "reaches 0: max(0, ...)."),
         Wrong(partial(sample, whole=torch.trunc),
               "The pixel before -0.3 is -1, not 0: int() and trunc go towards zero. "
               "Use floor."),
@@ -315,6 +336,16 @@ def slope(U, x, y, *, rows=lambda a, b, dy: a * (1 - dy) + b * dy, sign=1):
     up, down = (sample(U, m + 1, n) - sample(U, m, n)
                 for n in (y.floor(), y.floor() + 1))
     return sign * rows(up, down, dy)
+
+
+def endless(U, x, y):
+    dx, dy = away(U, x, y)
+    return (U * dx.sign() * (1 - dy.abs()).clamp(min=0)).sum((1, 2))
+
+
+def all_rows(U, x, y):
+    dx, _ = away(U, x, y)
+    return (U * dx.sign() * (dx.abs() < 1)).sum((1, 2))
 
 
 def along_y(U, x, y):
@@ -344,6 +375,12 @@ SLOPE = Exercise(
               "The two rows are added. They share a weight of 1: 1 - dy and dy."),
         Wrong(partial(slope, rows=lambda a, b, dy: a * dy + b * (1 - dy)),
               "The weights of the two rows are exchanged."),
+        Wrong(endless,
+              "Pixels farther away than one along x count here. Their slope is 0: "
+              "the first case of the three."),
+        Wrong(all_rows,
+              "All rows count the same here. A row counts by its triangle along y, "
+              "max(0, 1 - |y - n|)."),
         Wrong(lambda U, x, y: slope(U, x, y) * U.shape[1] / 2,
               "This is the slope along x in [-1, 1]. Asked is the slope in pixels."),
         Wrong(lambda U, x, y: slope(U, x, y) * 2 / U.shape[1],
@@ -466,6 +503,9 @@ def call_regressor(answer, features):
                    f"numbers. It should go from {features} to 6.")
     if layer.bias is None:
         raise Says("The layer has no bias. The identity is in the bias.")
+    if layer.bias.shape != (6,):
+        raise Says(f"The bias is {tuple(layer.bias.shape)}. It holds the six numbers "
+                   "in one row, (6,).")
     both = layer.weight, layer.bias
     if not all(isinstance(p, nn.Parameter) and p.requires_grad for p in both):
         raise Says("The layer cannot learn: weight or bias is no parameter, or has "
