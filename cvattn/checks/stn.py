@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..check import Exercise, Says, Wrong
 from .attention import rand
@@ -348,6 +349,12 @@ def all_rows(U, x, y):
     return (U * dx.sign() * (dx.abs() < 1)).sum((1, 2))
 
 
+def clamped(U, x, y):
+    """The pixels beyond the border are those of the border."""
+    wide = F.pad(U[None, None], (9, 9, 9, 9), mode="replicate")[0, 0]
+    return slope(wide, x + 9, y + 9)
+
+
 def along_y(U, x, y):
     return slope(U.T.contiguous(), y, x)
 
@@ -355,8 +362,8 @@ def along_y(U, x, y):
 SLOPE = Exercise(
     name="slope",
     reference=slope,
-    right="Right minus left, averaged over the two rows: all that a place ever learns "
-    "about the picture.",
+    right="Right minus left, averaged over the two rows: all that a place "
+    "learns of the picture along x.",
     given="U x y",
     axes="P",
     cases=lambda: [(rand(5, 7, seed=41), *places(5, 7, 40, 42)),
@@ -367,6 +374,8 @@ SLOPE = Exercise(
               "The sign is turned: moving to the right adds weight to the right pixel "
               "and takes it from the left one."),
         Wrong(along_y, "This is the slope along y."),
+        Wrong(clamped, "A pixel that does not exist is clamped to one that does. It "
+              "must count as zero."),
         Wrong(partial(slope, rows=lambda a, b, dy: a),
               "Only the upper row is used. Both are, by their nearness along y."),
         Wrong(partial(slope, rows=lambda a, b, dy: (a + b) / 2),
@@ -468,6 +477,18 @@ OFF = Exercise(
               "This is the place that is read. How far is it from pixel i?"),
         Wrong(lambda i, W, made, read: off(i, W, made, read) * 2 / W,
               "This is in [-1, 1]. Asked are pixels."),
+        Wrong(lambda i, W, made, read: (
+            centres(i, W, made) - centres(i, W, read)) * W / 2,
+              "This is the distance of two places in [-1, 1], stretched to pixels. But "
+              "the reader counts pixels in its own convention, `read`: take the place "
+              "as made, and ask which pixel it is there."),
+        Wrong(lambda i, W, made, read: centres(i, W, made) - centres(i, W, read),
+              "This is the distance of two places in [-1, 1]. Asked are pixels: take "
+              "the place as made, and ask which pixel the reader finds there."),
+        Wrong(lambda i, W, made, read: centres(i, W, read) - centres(i, W, made),
+              "This is the distance of two places in [-1, 1], with its sign turned. "
+              "Asked are pixels to the right: take the place as made, and ask which "
+              "pixel the reader finds there."),
         Wrong(lambda i, W, made, read: off(i, W, made, read).abs().max(),
               "This is the largest. Return one number for each pixel in i."),
         Wrong(partial(off, minus=lambda at, i: at - i + 0.5),
