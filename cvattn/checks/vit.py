@@ -258,6 +258,16 @@ STRETCH = Exercise(
             "channels last: unflatten, then permute.",
         ),
         Wrong(
+            lambda E_pos, old, new: torch.cat([E_pos[:1], stretch(E_pos, old, new)[
+                1:].T.reshape(-1, E_pos.shape[1])]),
+            "(D, rows, columns) was viewed as (N, D) on the way back. Flatten the two "
+            "axes of the grid, then transpose.",
+        ),
+        Wrong(
+            lambda E_pos, old, new: stretch(E_pos, old[::-1], new[::-1]),
+            "old and new are (rows, columns), not (columns, rows).",
+        ),
+        Wrong(
             lambda E_pos, old, new: stretch(E_pos, old, new)[1:],
             "The class token's row is lost. Put it in front again.",
         ),
@@ -469,6 +479,11 @@ ROLLOUT = Exercise(
         Wrong(
             lambda W: (W.mean(dim=(0, 1)) + torch.eye(W.shape[2])) / 2,
             "The layers are averaged. They act one after the other: multiply.",
+        ),
+        Wrong(
+            lambda W: sum(rollout(W[:, [h]]) for h in range(W.shape[1])) / W.shape[1],
+            "The heads are averaged after the product. Each layer's heads are averaged "
+            "first.",
         ),
         Wrong(
             lambda W: rollout(W[-1:]),
