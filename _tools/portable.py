@@ -40,6 +40,7 @@ PYTEST = [
     "--nbval", "--nbval-current-env", "--nbval-cell-timeout", "900",
     "--nbval-sanitize-with", "tests/sanitize.cfg", "--doctest-modules",
     "-p", "no:cacheprovider", "-m", "not browser", "--quiet", "-n", "auto",
+    "--dist", "loadscope", "--no-loadscope-reorder",
 ]
 APART = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
 
