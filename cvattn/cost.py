@@ -1,6 +1,5 @@
 """What a model costs: parameters, multiplications, memory and time.
 
-    python -m cvattn.cost                      # the papers' tables, recomputed
     python -m cvattn.cost resnet50 sknet50     # networks of this package, side by side
 
 The conventions, so that a number can be compared with another's:
@@ -305,22 +304,18 @@ def table(models: dict[str, nn.Module], *inputs, repeats: int = 5,
 
 def main() -> None:
     import cvattn
-    from cvattn.book import published
 
     parser = argparse.ArgumentParser(prog="python -m cvattn.cost",
                                      description=__doc__.splitlines()[0])
     known = [n for n in cvattn.__all__ if n.startswith(("res", "sknet", "vit_"))]
-    parser.add_argument("network", nargs="*", help=", ".join(known) + "; the forward "
+    parser.add_argument("network", nargs="+", help=", ".join(known) + "; the forward "
                         "pass on one picture of 224x224 is measured here and now")
     names = parser.parse_args().network
     unknown = [n for n in names if n not in known]
     if unknown:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(known)}")
-    if names:
-        models = {name: getattr(cvattn, name)() for name in names}
-        print(table(models, torch.randn(1, 3, 224, 224), training=False))
-    else:
-        print(published.report())
+    models = {name: getattr(cvattn, name)() for name in names}
+    print(table(models, torch.randn(1, 3, 224, 224), training=False))
 
 
 if __name__ == "__main__":
