@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cvattn import SK
+from cvattn import SK, cost
 from cvattn.book import data, train
-from cvattn.book.experiments import se, se_cost, sk_cost, sk_figures
+from cvattn.book.experiments import se, sk_cost, sk_figures
 from cvattn.book.experiments import sk as experiment
 from cvattn.book.experiments.grid import Grid
 
@@ -267,10 +267,10 @@ def test_ratios_are_quartiles():
 
 
 def test_ratios_are_sk_over_plain(monkeypatch):
-    def pretend(step, model, x):
-        return 6.0 if isinstance(model, SK) else 2.0
+    def pretend(step, device, times):
+        return 6.0 if isinstance(step.args[0], SK) else 2.0
 
-    monkeypatch.setattr(se_cost, "seconds", pretend)
+    monkeypatch.setattr(cost, "seconds", pretend)
     assert sk_cost.ratios(TINY, 4) == {"forward": [3.0] * 3, "both": [3.0] * 3}
 
 
