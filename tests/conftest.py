@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cvattn.book.live import chromium
+from cvattn.book.live.pictures import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() == "true"
@@ -63,7 +63,7 @@ def arrays():
     """The shipped numbers of the live figures."""
     from cvattn.book import live
 
-    return live.trained()
+    return live.arrays("se")
 
 
 @pytest.fixture(scope="session")

@@ -579,7 +579,7 @@ def grow_works(page, net, arrays):
 
 
 def spot_works(page, net, arrays):
-    pool7, shipped = cbam_experiment.trained("pool7"), live.cbam_arrays()
+    pool7, shipped = cbam_experiment.trained("pool7"), live.arrays("cbam")
     spotted(page, pool7, shipped)
     page.root.get_by_role("slider", name="Side").fill("3")
     page.root.locator(".map").press("ArrowLeft")
@@ -588,13 +588,13 @@ def spot_works(page, net, arrays):
 
 
 def slide_works(page, net, arrays):
-    slid(page, live.cbam_arrays())
+    slid(page, live.arrays("cbam"))
     page.root.get_by_role("button", name="Smallest gate").click()
-    slid(page, live.cbam_arrays())
+    slid(page, live.arrays("cbam"))
 
 
 def paint_works(page, net, arrays):
-    pool7, shipped = cbam_experiment.trained("pool7"), live.cbam_arrays()
+    pool7, shipped = cbam_experiment.trained("pool7"), live.arrays("cbam")
     painted(page, pool7, shipped)
     page.root.get_by_role("button", name="Grad-CAM").click()
     page.drag(page.root.locator(".grid"), (0.1, 0.1), (0.9, 0.9))

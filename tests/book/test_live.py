@@ -16,6 +16,8 @@ import torch
 from cvattn import SE, resnet50
 from cvattn.book import data, live
 from cvattn.book.experiments import se_figures
+from cvattn.book.live import pictures
+from cvattn.book.live.figure import packed
 
 NAMES = [make.__name__ for make in live.FIGURES]
 figures = pytest.mark.parametrize("name", NAMES)
@@ -100,9 +102,9 @@ def test_titles_sentences_and_data_cannot_break_out():
 
 def test_packed_arrays_keep_their_bytes():
     array = np.array([1.5, -2.25e-7], dtype=">f4")
-    packed = live.packed(array)
-    assert packed["dtype"] == "float32"
-    back = np.frombuffer(base64.b64decode(packed["base64"]), "<f4")
+    sent = packed(array)
+    assert sent["dtype"] == "float32"
+    back = np.frombuffer(base64.b64decode(sent["base64"]), "<f4")
     np.testing.assert_array_equal(back, array)
 
 
@@ -156,7 +158,7 @@ class Page:
         self.tab.on("pageerror", lambda e: self.errors.append(str(e)))
         self.tab.on("request", lambda r: self.requests.append(r.url))
         file = folder / "figure.html"
-        file.write_text(live.page("\n".join(parts), attributes), encoding="utf-8")
+        file.write_text(pictures.page("\n".join(parts), attributes), encoding="utf-8")
         self.tab.goto(file.as_uri())
         self.roots = self.tab.locator(".cvattn-live")
         self.root = self.roots.first
@@ -746,5 +748,5 @@ def test_motion_stops_where_the_reader_asks(show):
 
 def test_shoot_refuses_a_figure_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"no figure named \['gone'\]; .*'squeeze'"):
-        live.shoot(tmp_path, ["squeeze", "gone"])
+        pictures.shoot(tmp_path, ["squeeze", "gone"])
     assert list(tmp_path.iterdir()) == []

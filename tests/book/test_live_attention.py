@@ -20,7 +20,7 @@ def close(shown, wanted):
 
 def test_the_shipped_map_comes_from_the_shipped_weights(net):
     anew = attention_figures.collect(net, *data.fashion_mnist("test"))
-    shipped = live.feature_map()
+    shipped = live.arrays("attention")
     assert set(anew) == set(shipped)
     for name, array in anew.items():
         assert shipped[name].dtype == array.dtype
@@ -137,7 +137,7 @@ def test_lookup_key_and_slider_agree(show):  # noqa: F811
 
 def weighed(page):
     """Assert that weights and result are PyTorch's for the page's scores."""
-    u = torch.from_numpy(live.feature_map()["u"][page.state("picture")]).double()
+    u = torch.from_numpy(live.arrays("attention")["u"][page.state("picture")]).double()
     C, H, W = u.shape
     of_channel = torch.tensor(page.state("channel"), dtype=torch.float64)
     of_place = torch.tensor(page.state("place"), dtype=torch.float64)
@@ -179,7 +179,7 @@ def test_weigh_equals_pytorch_in_every_setting(show, axis, picture):  # noqa: F8
 
 def test_weigh_starts_from_means_of_the_map(show):  # noqa: F811
     page = show(html("weigh"))
-    u = torch.from_numpy(live.feature_map()["u"][0]).double()
+    u = torch.from_numpy(live.arrays("attention")["u"][0]).double()
     close(page.state("channel"), u.mean((1, 2)) - u.mean())
     close(page.state("place"), u.mean(0) - u.mean())
     page.root.get_by_role("button", name="All scores 0").click()
@@ -259,7 +259,7 @@ def test_weigh_sets_the_score_of_a_channel(show, by):  # noqa: F811
 def test_weigh_a_softmax_makes_the_map_vanish_and_a_sum_brings_it_back(
         show):  # noqa: F811
     page = show(html("weigh"))
-    u = live.feature_map()["u"][0]
+    u = live.arrays("attention")["u"][0]
     _, by_sigmoid = weighed(page)
     choose(page, "softmax")
     _, by_softmax = weighed(page)

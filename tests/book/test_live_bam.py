@@ -151,7 +151,7 @@ def test_combine_is_dragged_in_a_square(show, by):  # noqa: F811
 def test_the_shipped_maps_come_from_the_shipped_weights():
     nets = {arm: bam.trained(arm) for arm in bam_figures.ARMS}
     anew = bam_figures.collect(nets, *data.fashion_mnist("test"))
-    shipped = live.scenes()
+    shipped = live.arrays("bam")
     assert set(anew) == set(shipped)
     for name, array in anew.items():
         assert shipped[name].dtype == array.dtype
@@ -162,7 +162,7 @@ def test_the_shipped_maps_come_from_the_shipped_weights():
 
 def regions(page):
     """Assert that the page's numbers are those of `bam.on_regions`."""
-    arrays, picture = live.scenes(), page.state("picture")
+    arrays, picture = live.arrays("bam"), page.state("picture")
     arm, stage = page.root.get_attribute("data-arm"), page.state("stage")
     M = torch.from_numpy(arrays[f"{arm}{stage}"][picture])
     on, off = (torch.from_numpy(arrays[k][picture]) > 0

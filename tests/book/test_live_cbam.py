@@ -19,7 +19,7 @@ def pool7():
 
 @pytest.fixture(scope="module")
 def shipped():
-    return live.cbam_arrays()
+    return live.arrays("cbam")
 
 
 def close(shown, wanted):

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +20,10 @@ from test_specimens import ALL, some, spread
 from cvattn import SpatialAttention
 from cvattn.bam import SpatialGate
 from cvattn.book import live
+from cvattn.book.experiments.grid import RESULTS
 from cvattn.book.specimens import SPECIMENS, BothDropAxis
 
-FILE = Path(live.__file__).parents[1] / "results" / "clinic.json"
+FILE = RESULTS / "clinic.json"
 SILENT = [(id, case) for id, specimen in ALL.items() for case in specimen.cases
           if case.kind in ("silent", "text")]
 

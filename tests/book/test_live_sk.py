@@ -27,7 +27,7 @@ def close(shown, wanted):
 
 def test_the_shipped_weights_come_from_the_shipped_network(sk_net):
     anew = sk_figures.collect(sk_net, *data.fashion_mnist("test"))
-    shipped = live.kernels()
+    shipped = live.arrays("sk")
     assert set(anew) == set(shipped)
     for name, array in anew.items():
         assert shipped[name].dtype == array.dtype
@@ -138,7 +138,7 @@ def test_axis_by_keyboard_and_by_finger(show):  # noqa: F811
 
 def grown(page, sk_net):
     """Assert that means and channels are what the network computes for the picture."""
-    arrays = live.kernels()
+    arrays = live.arrays("sk")
     images, _ = data.fashion_mnist("test")
     index = int(arrays["index"][page.state("picture")])
     side, layer = page.state("side"), page.state("layer")
@@ -218,7 +218,7 @@ def test_grow_the_object_is_dragged(show, sk_net, by):  # noqa: F811
 
 def test_grow_shows_the_picture_that_was_asked_about(show):  # noqa: F811
     page = show(html("grow"))
-    arrays = live.kernels()
+    arrays = live.arrays("sk")
     page.root.locator(".pick", has_text="Bag").click()
     size, seen = page.root.get_by_role("slider"), page.root.locator(".seen")
     for side in (14, 28):

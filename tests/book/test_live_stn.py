@@ -49,7 +49,7 @@ def loss_of(theta, U):
 
 def warped(page):
     """Assert that every number of the page is PyTorch's; return theta."""
-    arrays = live.resampled()
+    arrays = live.arrays("stn")
     U = torch.from_numpy(arrays["pictures"][page.state("picture")]).double() / 255
     U = U[None, None]
     theta = theta_of(page.state("theta")).requires_grad_()
@@ -122,7 +122,7 @@ def test_warp_presets(show, name, theta):  # noqa: F811
 def test_warp_descends_as_pytorch_does(show):  # noqa: F811
     page = show(html("warp"))
     figure = live.warp().data
-    U = torch.from_numpy(live.resampled()["pictures"][0]).double()[None, None] / 255
+    U = torch.from_numpy(live.arrays("stn")["pictures"][0]).double()[None, None] / 255
     theta, losses = theta_of(page.state("theta")), [page.state("loss")]
     for _ in range(3):
         press(page, "Descend")
@@ -201,7 +201,7 @@ def test_warp_an_output_pixel_is_chosen(show, by):  # noqa: F811
 def test_the_shipped_layers_come_from_the_shipped_weights():
     anew = stn_figures.collect(experiment.trained(stn_figures.ARM),
                                *data.fashion_mnist("test"))
-    shipped = live.resampled()
+    shipped = live.arrays("stn")
     assert set(anew) == set(shipped)
     for name, array in anew.items():
         assert shipped[name].dtype == array.dtype
@@ -238,7 +238,7 @@ def moved(picture, angle, scale, across, down):
                    [scale * np.sin(t), scale * np.cos(t), 2 * down / CANVAS],
                    [0, 0, 1]])
     back = torch.from_numpy(np.linalg.inv(do)[:2])[None]
-    image = torch.from_numpy(live.resampled()["pictures"][picture]).double()
+    image = torch.from_numpy(live.arrays("stn")["pictures"][picture]).double()
     x = F.pad(image[None, None], [(CANVAS - SIZE) // 2] * 4)
     grid = F.affine_grid(back, x.shape, align_corners=False)
     seen = F.grid_sample(x, grid, align_corners=False)

@@ -17,7 +17,7 @@ def small():
     """Return the network that the page runs, in float64, and its pictures."""
     net = figures.rounded(experiment.trained(figures.ARM)).double()
     images, labels = data.fashion_mnist("test")
-    shipped = np.load(live.resources.files("cvattn.book") / "results/vit_live.npz")
+    shipped = live.arrays("vit")
     index = torch.from_numpy(shipped["index"])
     return net, data.to_float(images[index]).double(), labels[index]
 
@@ -36,9 +36,9 @@ def choose(page, group, word):
 
 
 def test_the_shipped_numbers_come_from_the_shipped_weights():
-    shipped = np.load(live.resources.files("cvattn.book") / "results/vit_live.npz")
+    shipped = live.arrays("vit")
     anew = figures.collect(experiment.trained(figures.ARM), *data.fashion_mnist("test"))
-    assert list(anew) == shipped.files
+    assert list(anew) == list(shipped)
     for name, array in anew.items():
         assert array.dtype == shipped[name].dtype, name
         np.testing.assert_array_equal(
