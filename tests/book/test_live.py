@@ -44,7 +44,7 @@ def test_bundle_holds_html_picture_and_sentence(name):
 
 def test_html_is_the_same_in_another_process(tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(Path.cwd())!r})\n"
-            "from cvattn import live\n"
+            "from cvattn.book import live\n"
             "sys.stdout.buffer.write(b''.join(\n"
             f"    getattr(live, n)().html().encode() for n in {NAMES}))")
     other = subprocess.run([sys.executable, "-c", code], capture_output=True,

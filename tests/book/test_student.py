@@ -70,7 +70,7 @@ def small():
         cells=[
             new_markdown_cell("The cells hold the solutions.",
                               metadata={"tags": ["book-only"]}),
-            new_code_cell("from torch import nn\n\nfrom cvattn import check"),
+            new_code_cell("from torch import nn\n\nfrom cvattn.book import check"),
             *exercise("se-1", "squeeze", SQUEEZE, 2),
             *exercise("se-4", "Repaired", REPAIRED, 3),
             new_code_cell("1 + 1"),
