@@ -7,6 +7,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pages import Page
 
 from cvattn.book.live.pictures import chromium
 
@@ -78,6 +79,20 @@ def browser(tmp_path_factory):
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Opens a page with these figures on it."""
+    opened = []
+
+    def make(*parts, **options):
+        opened.append(Page(browser, tmp_path, *parts, **options))
+        return opened[-1]
+
+    yield make
+    for page in opened:
+        page.context.close()
 
 
 def must_not_skip(report) -> None:

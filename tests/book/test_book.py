@@ -17,7 +17,8 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import CI, ROOT
-from test_live import CLOSE, Page, agrees, counted, true_z
+from pages import CLOSE, Page
+from test_live import agrees, counted, true_z
 from test_live_attention import looked_up, weighed
 from test_live_bam import regions, seen
 from test_live_cbam import painted, slid, spotted
@@ -240,21 +241,13 @@ def test_removed_cells_are_not_on_the_page_and_all_others_are(parsed, name):
 
 
 class Opened(Page):
-    """A tab with a page of the book, off the network; see test_live.Page."""
+    """A tab with a page of the book, off the network; see `pages`."""
 
     def __init__(self, browser, html, name, theme="light", **context):
-        self.context = browser.new_context(**{
+        self.open(browser, 120_000, **{          # a busy machine
             "viewport": {"width": 1280, "height": 900},
             "color_scheme": theme, "reduced_motion": "reduce", **context})
-        self.context.set_offline(True)
-        self.context.set_default_timeout(120_000)   # a busy machine
         self.context.route(re.compile("^(?!file:)"), lambda route: route.abort())
-        self.tab = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.tab.on("console", lambda m: self.errors.append(m.text)
-                    if m.type in ("error", "warning") else None)
-        self.tab.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.tab.on("request", lambda r: self.requests.append(r.url))
         self.book = html.resolve().as_uri() + "/"
         self.tab.goto(f"{self.book}{name}.html")
         if self.tab.locator(".math").count():

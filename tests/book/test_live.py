@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import CLOSE, PHONE, html, same_numbers
 
 from cvattn import SE, resnet50
 from cvattn.book import data, live
@@ -21,11 +22,6 @@ from cvattn.book.live.figure import packed
 
 NAMES = [make.__name__ for make in live.FIGURES]
 figures = pytest.mark.parametrize("name", NAMES)
-CLOSE = 1e-5
-
-
-def html(name):
-    return getattr(live, name)().html()
 
 
 # Bytes -------------------------------------------------------------------------
@@ -111,13 +107,8 @@ def test_packed_arrays_keep_their_bytes():
 # Data --------------------------------------------------------------------------
 
 
-def test_shipped_numbers_come_from_the_shipped_weights(net, arrays):
-    anew = se_figures.collect(net, *data.fashion_mnist("test"))
-    assert set(anew) == set(arrays)
-    for name, array in anew.items():
-        assert arrays[name].dtype == array.dtype, name
-        np.testing.assert_allclose(arrays[name], array, atol=CLOSE, rtol=CLOSE,
-                                   err_msg=f"{name}: run experiments.se_figures")
+def test_shipped_numbers_come_from_the_shipped_weights(net):
+    same_numbers("se", se_figures.collect(net, *data.fashion_mnist("test")))
 
 
 def test_recorder_changes_nothing(net, arrays):
@@ -141,76 +132,6 @@ def test_literals_of_the_reduction_figure_are_counted():
 
 
 # In the browser ------------------------------------------------------------------
-
-
-class Page:
-    """A tab with one or more figures on an otherwise empty page, off the network."""
-
-    def __init__(self, browser, folder, *parts, attributes="", **context):
-        self.context = browser.new_context(
-            **{"viewport": {"width": 900, "height": 1000}, **context})
-        self.context.set_offline(True)
-        self.context.set_default_timeout(60_000)
-        self.tab = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.tab.on("console", lambda m: self.errors.append(m.text)
-                    if m.type in ("error", "warning") else None)
-        self.tab.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.tab.on("request", lambda r: self.requests.append(r.url))
-        file = folder / "figure.html"
-        file.write_text(pictures.page("\n".join(parts), attributes), encoding="utf-8")
-        self.tab.goto(file.as_uri())
-        self.roots = self.tab.locator(".cvattn-live")
-        self.root = self.roots.first
-
-    def state(self, name, root=None):
-        return json.loads((root or self.root).get_attribute(f"data-{name}"))
-
-    def said(self, root=None):
-        return (root or self.root).locator("output").inner_text()
-
-    def place(self, target, x, y):
-        """Scroll the target into view; return the point at x, y in 0..1 of it."""
-        target.scroll_into_view_if_needed()
-        box = target.bounding_box()
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-    def drag(self, target, *points):
-        self.tab.mouse.move(*self.place(target, *points[0]))
-        self.tab.mouse.down()
-        for point in points[1:]:
-            self.tab.mouse.move(*self.place(target, *point))
-        self.tab.mouse.up()
-
-    def swipe(self, start, end, steps=8):
-        """Drag a finger, as the browser's own input would."""
-        client = self.context.new_cdp_session(self.tab)
-
-        def send(kind, *points):
-            client.send("Input.dispatchTouchEvent", {
-                "type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
-        send("touchStart", start)
-        for i in range(1, steps + 1):
-            send("touchMove", tuple(a + (b - a) * i / steps
-                                    for a, b in zip(start, end, strict=True)))
-        send("touchEnd")
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    pages = []
-
-    def make(*parts, **options):
-        pages.append(Page(browser, tmp_path, *parts, **options))
-        return pages[-1]
-
-    yield make
-    for page in pages:
-        page.context.close()
-
-
-PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True,
-         "is_mobile": True}
 
 
 @figures
