@@ -7,6 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
+from samples import pictures, stirred
 from torch.nn import functional as F
 
 from cvattn.book import data, train
@@ -20,25 +21,11 @@ HALVES = {order: 3 if "spatial" in order or order == "parallel" else 0
           for order in ORDERS}          # depth 8 has three blocks
 
 
-def pictures(n):
-    x, y = data.fashion_mnist("test")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
-    return x[order], y[order]
-
-
 def made(**kwargs):
     """A small network in eval mode, whose gates and BatchNorms all matter."""
     torch.manual_seed(0)
     settings = experiment.SETTINGS | {"width": 4, "reduction": 2, "cbam": kwargs}
-    model = experiment.build(settings).eval()
-    with torch.no_grad():
-        for m in model.modules():
-            if isinstance(m, torch.nn.BatchNorm2d):
-                m.weight.uniform_(0.5, 2)
-                m.bias.normal_(0, 0.3)
-                m.running_mean.normal_(0, 0.3)
-                m.running_var.uniform_(0.5, 2)
-    return model
+    return stirred(experiment.build(settings).eval(), mean=0.3)
 
 
 def modules(model, cls):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from samples import pictures
 from torch.nn import functional as F
 
 from cvattn import SK, cost
@@ -16,12 +17,6 @@ from cvattn.book.experiments.grid import Grid
 ARMS = experiment.SETTINGS["arms"]
 SMALL = {"widths": [4, 8], "depths": [1, 2], "groups": 2, "reduction": 2, "minimum": 3}
 TINY = (2, 32, 4, 4)
-
-
-def pictures(n, split="test"):
-    x, y = data.fashion_mnist(split)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
-    return x[order], y[order]
 
 
 def made(**arm):
