@@ -3,17 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from benchmarks import bench, official, peers
 from cvattn import CBAM, SE, cost
-
-ROOT = Path(__file__).parents[1]
 
 TINY = (2, 16, 3, 5)
 

@@ -1,12 +1,12 @@
 """The CBAM experiment: its arms, the gates that it looks at, and one tiny run."""
 
 import json
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from samples import pictures, stirred
 from torch.nn import functional as F
 
@@ -284,9 +284,8 @@ def test_the_widest_gates_differ_over_places_not_over_pictures():
 
 def test_the_chapters_table_of_times_is_the_benchmarks():
     """Times are not compared when a notebook runs, so they stand in its text."""
-    root = Path(__file__).parents[2]
-    rows = json.loads((root / "benchmarks/results/cpu.json").read_text())["rows"]
-    cells = nbformat.read(root / "chapters/cbam.ipynb", as_version=4).cells
+    rows = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())["rows"]
+    cells = nbformat.read(ROOT / "chapters/cbam.ipynb", as_version=4).cells
     cell, = (c.source for c in cells if "median, in copies of" in c.source)
     for module, name in (("SE", "SE"), ("ChannelAttention", "channel half"),
                          ("SpatialAttention", "spatial half"), ("CBAM", "CBAM")):

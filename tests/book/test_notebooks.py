@@ -5,13 +5,12 @@ the execution counts are demanded here.
 """
 
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 MOST_BYTES = 4_000_000
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 spec = importlib.util.spec_from_file_location("student", ROOT / "_tools" / "student.py")
 student = importlib.util.module_from_spec(spec)
