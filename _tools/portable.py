@@ -1,6 +1,6 @@
 """Run all notebooks and the unit tests as they might be run on another machine.
 
-    python _tools/portable.py                three rows: each processor, each thread count
+    python _tools/portable.py                three rows, of each kind one
     python _tools/portable.py --all          all nine
     python _tools/portable.py avx2-1 -- tests/test_se.py
 
@@ -46,8 +46,8 @@ APART = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
 
 
 def enter(home, command):
-    """Inside new namespaces: lift the loopback, make home read-only, run the command."""
-    import fcntl                                    # Linux's
+    """Inside new namespaces: lift the loopback, shut home, run the command."""
+    import fcntl
 
     with socket.socket() as s:
         up = struct.pack("16sH14s", b"lo", 1, b"")              # IFF_UP

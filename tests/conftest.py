@@ -5,7 +5,6 @@ leaves out what needs Chromium or the built book, `--only se` keeps one chapter.
 """
 
 import functools
-import json
 import os
 import re
 import threading
@@ -13,8 +12,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pages import Page, Tabs
 
-from cvattn.live import chromium
+from cvattn.book.live.pictures import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() == "true"
@@ -59,7 +59,7 @@ def site(book) -> str:
 @pytest.fixture(scope="session")
 def net():
     """The trained SE network whose last block the live figures hold."""
-    from cvattn.experiments.se import trained
+    from cvattn.book.experiments.se import trained
 
     return trained("se")
 
@@ -67,9 +67,9 @@ def net():
 @pytest.fixture(scope="session")
 def arrays():
     """The shipped numbers of the live figures."""
-    from cvattn import live
+    from cvattn.book import live
 
-    return live.trained()
+    return live.arrays("se")
 
 
 @pytest.fixture(scope="session")
@@ -86,34 +86,26 @@ def browser(tmp_path_factory):
         browser.close()
 
 
-class Tabs:
-    """Tabs by the options of their context, kept: a new one costs four times a page."""
-
-    def __init__(self, browser):
-        self.browser, self.free = browser, {}
-
-    def take(self, options):
-        kept = self.free.setdefault(json.dumps(options, sort_keys=True), [])
-        if kept:
-            return kept.pop()
-        context = self.browser.new_context(**options)
-        context.set_offline(True)
-        context.set_default_timeout(60_000)
-        return context.new_page()
-
-    def give_back(self, tab, options):
-        """As it was taken: an empty page, no hand on it, the media of its context."""
-        tab.mouse.move(0, 0)
-        tab.goto("about:blank")
-        tab.set_viewport_size(options["viewport"])
-        tab.emulate_media(color_scheme=options.get("color_scheme", "light"),
-                          reduced_motion=options.get("reduced_motion", "no-preference"))
-        self.free[json.dumps(options, sort_keys=True)].append(tab)
-
-
 @pytest.fixture(scope="session")
 def tabs(browser):
     return Tabs(browser)
+
+
+@pytest.fixture
+def show(tabs, tmp_path):
+    """Opens a page with these figures on it."""
+    opened = []
+
+    def make(*parts, attributes="", **options):
+        options = {"viewport": {"width": 900, "height": 1000}, **options}
+        page = Page(tabs.take(options), tmp_path, *parts, attributes=attributes)
+        opened.append((page, options))
+        return page
+
+    yield make
+    for page, options in opened:
+        page.hush()
+        tabs.give_back(page.tab, options)
 
 
 def must_not_skip(report) -> None:
@@ -141,7 +133,7 @@ def pytest_make_collect_report(collector):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--only", metavar="CHAPTER", help="the tests of one chapter: se, …")
+    parser.addoption("--only", metavar="CHAPTER", help="one chapter's tests: se, …")
 
 
 def words(text: str) -> set[str]:
