@@ -93,9 +93,9 @@ def pictures(timm, torchvision, shape: tuple[int, ...]) -> Iterator[Case]:
         "timm": ChannelAttn(C)}, "channel")
     yield Case("SpatialAttention", shape, cvattn.SpatialAttention(C, norm=True), {
         "timm": SpatialAttn()}, "spatial")
-    yield Case("CBAM", shape, cvattn.CBAM(C, bias=True, norm=True), {
+    yield Case("CBAM", shape, cvattn.CBAM(C, official=True), {
         "timm": CbamModule(C, mlp_bias=True), "official": official.CBAM(C)})
-    yield Case("BAM", shape, cvattn.BAM(C, combine="product", norm="hidden"), {
+    yield Case("BAM", shape, cvattn.BAM(C, official=True), {
         "official": official.BAM(C)})
     yield Case("SK", shape, cvattn.SK(C), {
         "timm": SelectiveKernel(C, C, kernel_size=[3, 5], groups=32, rd_divisor=32,

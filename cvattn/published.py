@@ -20,7 +20,7 @@ from torch import nn
 
 from cvattn import cost
 from cvattn.bam import BAM
-from cvattn.cbam import CBAM
+from cvattn.experiments.cbam_variants import CBAMVariant
 from cvattn.resnet import (
     resnet,
     resnet18,
@@ -110,7 +110,7 @@ def vocabularies(row: Row) -> tuple[int, int]:
 # How each paper's networks are built.
 
 BIASED = partial(SE, bias=True)
-CODE_BAM = partial(BAM, combine="product", norm="hidden")
+CODE_BAM = partial(BAM, official=True)
 
 
 def halved_first(network: Callable, attention=None) -> Callable:
@@ -124,8 +124,8 @@ def reduced(reduction: int) -> Callable:
 
 def cbam(**kwargs) -> Callable:
     """The official code's CBAM."""
-    return partial(CBAM, **{"bias": True, "norm": True, "spatial_pool": ("max", "mean"),
-                            **kwargs})
+    return partial(CBAMVariant, **{"bias": True, "norm": True,
+                                   "spatial_pool": ("max", "mean"), **kwargs})
 
 
 def gate(*pool: str) -> Callable:

@@ -381,7 +381,7 @@ class BuildsSigmoid(nn.Module):
 
 class Multiplies(BAM):
     """ba-4. A page adds the branches, the notebook beside it multiplies them. Text.
-    Cure: a sum, as in the paper; combine="product" is the official code.
+    Cure: a sum, as in the paper; official=True is the official code.
 
     Seen in: Jongchan/attention-module, issues 1, 39 and 52.
     """

@@ -30,6 +30,12 @@ from cvattn import (
     bilinear_sample,
     rollout,
 )
+from cvattn.experiments.bam_variants import BAMVariant
+from cvattn.experiments.cbam_variants import (
+    CBAMVariant,
+    ChannelVariant,
+    SpatialVariant,
+)
 
 
 def picture(channels, multiple=1):
@@ -125,39 +131,27 @@ MODULES = {
     "ChannelAttention": gated(
         partial(ChannelAttention, 34, reduction=2), 34, CHANNEL, NARROW),
     "ChannelAttention(bias=True)": gated(
-        partial(ChannelAttention, 34, reduction=2, bias=True, pool=("max",)), 34,
-        CHANNEL, NARROW),
+        partial(ChannelAttention, 34, reduction=2, bias=True), 34, CHANNEL, NARROW),
     "SpatialAttention": gated(
         partial(SpatialAttention, 5, kernel_size=3), 5, SPACE, {}, nan="some"),
     "SpatialAttention(norm=True)": gated(
-        partial(SpatialAttention, 5, pool=("max", "mean"), norm=True), 5, SPACE, {},
-        nan="some"),
-    "SpatialAttention(pool='conv')": gated(
-        partial(SpatialAttention, 5, kernel_size=3, pool="conv"), 5, SPACE, {},
-        nan="some"),
-    **{f"CBAM(order={order!r})": gated(
-        partial(CBAM, 34, reduction=2, kernel_size=3, order=order), 34, PICTURE,
-        NARROW, nan="some" if order == "spatial" else "all")
-       for order in ("channel-spatial", "spatial-channel", "parallel", "channel",
-                     "spatial")},
+        partial(SpatialAttention, 5, norm=True), 5, SPACE, {}, nan="some"),
+    "CBAM": gated(
+        partial(CBAM, 34, reduction=2, kernel_size=3), 34, PICTURE, NARROW),
     "CBAM, official": gated(
-        partial(CBAM, 34, reduction=2, bias=True, norm=True,
-                spatial_pool=("max", "mean")), 34, PICTURE, NARROW),
-    **{f"ChannelGate(norm={norm!r})": Case(
-        partial(ChannelGate, 34, reduction=2, norm=norm), picture(34), CHANNEL,
+        partial(CBAM, 34, reduction=2, official=True), 34, PICTURE, NARROW),
+    **{f"ChannelGate(official={official})": Case(
+        partial(ChannelGate, 34, reduction=2, official=official), picture(34), CHANNEL,
         "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, keeps_type=False)
-       for norm in ("last", "hidden")},
-    **{f"SpatialGate(norm={norm!r})": Case(
-        partial(SpatialGate, 34, reduction=2, dilation=2, norm=norm), picture(34),
-        SPACE, "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, nan="some",
-        keeps_type=False)
-       for norm in ("last", "hidden")},
+       for official in (False, True)},
+    **{f"SpatialGate(official={official})": Case(
+        partial(SpatialGate, 34, reduction=2, dilation=2, official=official),
+        picture(34), SPACE, "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE,
+        nan="some", keeps_type=False)
+       for official in (False, True)},
     "BAM": gated(partial(BAM, 34, reduction=2), 34, PICTURE, NARROW),
     "BAM, official": gated(
-        partial(BAM, 34, reduction=2, dilation=2, combine="product", norm="hidden"), 34,
-        PICTURE, NARROW),
-    "BAM(combine='max')": gated(
-        partial(BAM, 34, reduction=2, combine="max"), 34, PICTURE, NARROW),
+        partial(BAM, 34, reduction=2, dilation=2, official=True), 34, PICTURE, NARROW),
     "SK": gated(
         partial(SK, 34, groups=2, reduction=2, minimum=3), 34, ("B", 2, "C", 1, 1),
         {"d": 17, "M": 2, "H'": same_h, "W'": same_w}, keeps_type=False),
@@ -216,4 +210,30 @@ MODULES = {
                 "weights", ("L", "B", "h", "1+N", "1+N"), ({0: "b"},), scale=1.5,
                 keeps_type=False,
                 further=lambda vit, x: (vit.tokens(x), rollout(vit.weights(x)))),
+}
+
+# What only an experiment builds: it keeps all the promises, and stands on no page.
+VARIANTS = {
+    "ChannelVariant(pool=('max',))": gated(
+        partial(ChannelVariant, 34, reduction=2, bias=True, pool=("max",)), 34,
+        CHANNEL, NARROW),
+    "SpatialVariant(norm=True)": gated(
+        partial(SpatialVariant, 5, pool=("max", "mean"), norm=True), 5, SPACE, {},
+        nan="some"),
+    "SpatialVariant(pool='conv')": gated(
+        partial(SpatialVariant, 5, kernel_size=3, pool="conv"), 5, SPACE, {},
+        nan="some"),
+    **{f"CBAMVariant(order={order!r})": gated(
+        partial(CBAMVariant, 34, reduction=2, kernel_size=3, order=order), 34, PICTURE,
+        NARROW, nan="some" if order == "spatial" else "all")
+       for order in ("channel-spatial", "spatial-channel", "parallel", "channel",
+                     "spatial")},
+    "CBAMVariant, official": gated(
+        partial(CBAMVariant, 34, reduction=2, bias=True, norm=True,
+                spatial_pool=("max", "mean")), 34, PICTURE, NARROW),
+    "BAMVariant, official": gated(
+        partial(BAMVariant, 34, reduction=2, dilation=2, combine="product",
+                norm="hidden"), 34, PICTURE, NARROW),
+    "BAMVariant(combine='max')": gated(
+        partial(BAMVariant, 34, reduction=2, combine="max"), 34, PICTURE, NARROW),
 }

@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from cvattn import data, train
-from cvattn.cbam import CBAM, ORDERS, ChannelAttention, SpatialAttention
+from cvattn.cbam import ChannelAttention, SpatialAttention
 from cvattn.experiments import cbam as experiment
 from cvattn.experiments import cbam_figures, se
+from cvattn.experiments.cbam_variants import ORDERS, CBAMVariant
 from cvattn.experiments.grid import Grid
 
 ARMS = experiment.SETTINGS["arms"]
@@ -62,9 +63,9 @@ def test_each_arm_is_what_the_settings_say():
         "official": ("channel-spatial", ("mean", "max"), ("max", "mean"), 7, True),
     }
     found = {}
-    assert modules(experiment.build(experiment.GRID.used("plain")), CBAM) == []
+    assert modules(experiment.build(experiment.GRID.used("plain")), CBAMVariant) == []
     for arm in ARMS.keys() - {"plain"}:
-        blocks = modules(experiment.build(experiment.GRID.used(arm)), CBAM)
+        blocks = modules(experiment.build(experiment.GRID.used(arm)), CBAMVariant)
         assert [m.channel.W0.in_features for m in blocks] == [16, 32, 64]
         assert [m.channel.W0.out_features for m in blocks] == [4, 8, 16]
         kinds = set()
@@ -247,7 +248,7 @@ def test_seen_is_what_the_blocks_see():
     model, (images, _) = made(), pictures(30)
     found, caught = cbam_figures.seen(model, images), []
     hooks = [m.register_forward_pre_hook(lambda m, args: caught.append(args[0]))
-             for m in modules(model, CBAM)]
+             for m in modules(model, CBAMVariant)]
     with torch.inference_mode():
         x = data.to_float(images)
         model(x)
@@ -255,7 +256,7 @@ def test_seen_is_what_the_blocks_see():
     for hook in hooks:
         hook.remove()
     gates = experiment.spatial_gates(model, images)
-    for i, m in enumerate(modules(model, CBAM)):
+    for i, m in enumerate(modules(model, CBAMVariant)):
         torch.testing.assert_close(found["u"][i], caught[i])
         with torch.inference_mode():
             F1 = caught[i] * m.channel.gate(caught[i])

@@ -9,8 +9,8 @@ from test_live import CLOSE, PHONE, html, show  # noqa: F401
 from torch.nn import functional as F
 
 from cvattn import data, live
-from cvattn.bam import COMBINE
 from cvattn.experiments import bam, bam_figures
+from cvattn.experiments.bam_variants import COMBINE
 
 
 def choose(page, *words):

@@ -6,8 +6,9 @@ import torch
 from test_live import CLOSE, PHONE, html, show  # noqa: F401
 from torch.nn import functional as F
 
-from cvattn import ChannelAttention, data, live
+from cvattn import data, live
 from cvattn.experiments import cbam, cbam_figures
+from cvattn.experiments.cbam_variants import ChannelVariant
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def spot_by_pytorch(pool7, shipped, picture, channel, spot):
           spot["column"] : spot["column"] + spot["side"]] = spot["value"]
     gates = []
     for pool in (("mean",), ("max",), ("mean", "max")):
-        module = ChannelAttention(64, reduction=4, pool=pool)
+        module = ChannelVariant(64, reduction=4, pool=pool)
         module.load_state_dict(half.state_dict())
         with torch.inference_mode():
             gates.append(module.gate(u)[0, channel].item())

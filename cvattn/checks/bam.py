@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..bam import COMBINE
 from ..check import Exercise, Says, Wrong
+from ..experiments.bam_variants import COMBINE
 
 
 def rand(*shape: int, seed: int) -> Tensor:

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 from cvattn import train
 from cvattn.bam import BAM
+from cvattn.experiments.bam_variants import COMBINE as COMBINE
+from cvattn.experiments.bam_variants import BAMVariant
 from cvattn.experiments.grid import Grid, fashion_mnist
 from cvattn.resnet import cifar_resnet
 
@@ -47,7 +49,7 @@ def build(settings: dict) -> nn.Module:
     """Return the untrained network of an arm."""
     attention = None
     if settings["bam"] is not None:
-        attention = [partial(BAM, **settings["bam"])] * 3
+        attention = [partial(BAMVariant, **settings["bam"])] * 3
     return cifar_resnet(attention, depth=settings["depth"], width=settings["width"],
                         place="stage", in_channels=1)
 
