@@ -47,11 +47,8 @@ import cvattn
 from benchmarks import official, peers
 from cvattn import cost, weights
 from cvattn.experiments.grid import hardware, versions
-from cvattn.transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    MultiHeadAttention,
-)
+from cvattn.layers import DecoderLayer, EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = [(8, 256, 56, 56), (32, 64, 56, 56), (32, 512, 14, 14)]

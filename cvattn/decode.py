@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .transformer import Cache, Transformer
+from .multihead import Cache
+from .transformer import Transformer
 
 
 def log_p(model: Transformer, target: Tensor, memory: Tensor, seen: Tensor | None,

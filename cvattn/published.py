@@ -22,6 +22,7 @@ from cvattn import cost
 from cvattn.bam import BAM
 from cvattn.experiments.cbam_variants import CBAMVariant
 from cvattn.resnet import (
+    DEEP,
     resnet,
     resnet18,
     resnet34,
@@ -145,7 +146,7 @@ def cifar(network: Callable) -> Callable:
 
 
 def resnet152(attention=None, *, stride_in: str) -> nn.Module:
-    return resnet((3, 8, 36, 3), attention, "standard", 1000, 3, stride_in, "7x7")
+    return resnet((3, 8, 36, 3), attention, DEEP, stride_in=stride_in)
 
 
 def transformer(vocabulary: int = 37_000, **kwargs) -> nn.Module:

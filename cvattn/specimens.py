@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from .bam import BAM, ChannelGate, SpatialGate
 from .cbam import CBAM, ChannelAttention, SpatialAttention
+from .layers import EncoderLayer
+from .multihead import MultiHeadAttention
 from .se import SE
 from .sk import SK
 from .stn import SpatialTransformer
-from .transformer import EncoderLayer, MultiHeadAttention
 
 SHAPE = (2, 8, 5, 7)        # B, C, H, W: no two alike
 

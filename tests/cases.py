@@ -36,6 +36,7 @@ from cvattn.experiments.cbam_variants import (
     ChannelVariant,
     SpatialVariant,
 )
+from cvattn.warps import Affine, Attention, Projective, ThinPlateSpline
 
 
 def picture(channels, multiple=1):
@@ -87,6 +88,7 @@ class Case:
     demanded: tuple = ()            # keyword arguments without a default
     any_channels: bool = False      # x may have any number of them
     further: Callable = lambda module, *inputs: None    # reaches what forward does not
+    files: tuple = ()               # more files whose comments on shapes it reaches
 
     def axes(self, b, h, w):
         return {"B": b, "H": h, "W": w, **{
@@ -166,14 +168,14 @@ MODULES = {
          "W'": lambda h, w: -(-w // 2)}, "weights", ("B", 2, "C", 1, 1), FREE,
         keeps_type=False),
     **{f"SpatialTransformer(transform={transform!r})": Case(
-        partial(SpatialTransformer, localiser, features=5, transform=transform,
-                points=3), picture(3), PICTURE, "x must be (B, C, H, W)",
-        {"C": 3, "R": 3 if transform == "projective" else 2, "points": 3,
+        partial(SpatialTransformer, localiser, features=5, transform=transform),
+        picture(3), PICTURE, "x must be (B, C, H, W)",
+        {"C": 3, "R": 3 if isinstance(transform, Projective) else 2, "points": 3,
          "points^2": 9, "points^2+3": 12, "Hout": same_h, "Wout": same_w,
          "(H+3)(W+3)": lambda h, w: (h + 3) * (w + 3)}, "grid", ("B", "H", "W", 2),
         FREE, scale=1.0, demanded=("features",), any_channels=True,
-        further=lambda m, x: bilinear_sample(x, m.grid(x)))
-       for transform in ("affine", "attention", "projective", "tps")},
+        files=("cvattn.warps",), further=lambda m, x: bilinear_sample(x, m.grid(x)))
+       for transform in (Affine(), Attention(), Projective(), ThinPlateSpline(3))},
     "SpatialTransformer(size=(5, 17))": Case(
         partial(SpatialTransformer, localiser, features=5, size=(5, 17),
                 align_corners=True), picture(3), ("B", 3, 5, 17),
@@ -208,7 +210,7 @@ MODULES = {
                 {"C": 3, "D": 12, "L": 2, "h": 3, "K": 5,
                  "1+N": lambda h, w: 1 + h * w},
                 "weights", ("L", "B", "h", "1+N", "1+N"), ({0: "b"},), scale=1.5,
-                keeps_type=False,
+                keeps_type=False, files=("cvattn.flow",),
                 further=lambda vit, x: (vit.tokens(x), rollout(vit.weights(x)))),
 }
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from cvattn import data, live, stn
 from cvattn.experiments import stn as experiment
 from cvattn.experiments import stn_figures
+from cvattn.warps import Attention
 
 SIZE, CANVAS = 28, experiment.CANVAS
 
@@ -227,7 +228,7 @@ def test_other_localisers_are_refused():
     stn_figures.folded(stn.SpatialTransformer(good, features=3))
     with pytest.raises(ValueError, match="cannot fold the attention transformer"):
         stn_figures.folded(stn.SpatialTransformer(good, features=3,
-                                                  transform="attention"))
+                                                  transform=Attention()))
 
 
 def moved(picture, angle, scale, across, down):

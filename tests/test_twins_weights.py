@@ -25,7 +25,8 @@ from cvattn import (
     vit_b16,
 )
 from cvattn.experiments.cbam_variants import CBAMVariant
-from cvattn.transformer import EncoderLayer, MultiHeadAttention
+from cvattn.layers import EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 from cvattn.weights import load
 
 models = torchvision.models

@@ -28,11 +28,8 @@ from cvattn import (
 )
 from cvattn.experiments.bam_variants import BAMVariant
 from cvattn.experiments.cbam_variants import CBAMVariant
-from cvattn.transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    MultiHeadAttention,
-)
+from cvattn.layers import DecoderLayer, EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 from cvattn.weights import load
 
 OFFICIAL_CBAM = partial(CBAM, official=True)

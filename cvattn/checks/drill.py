@@ -16,16 +16,12 @@ from torch.nn import functional as F
 
 from ..bam import BAM
 from ..cbam import SpatialAttention
+from ..layers import EncoderLayer
+from ..multihead import MultiHeadAttention, causal_mask, weights
 from ..se import SE
 from ..sk import SK
 from ..stn import SpatialTransformer
-from ..transformer import (
-    EncoderLayer,
-    MultiHeadAttention,
-    PositionalEncoding,
-    causal_mask,
-    weights,
-)
+from ..transformer import PositionalEncoding
 from ..vit import ViT
 
 

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from cvattn import data, train
 from cvattn.experiments import bam
 from cvattn.experiments.grid import Grid, fashion_mnist
-from cvattn.stn import (
-    SpatialTransformer,
+from cvattn.stn import SpatialTransformer
+from cvattn.warps import (
     affine_grid,
     controls,
     projective_grid,
