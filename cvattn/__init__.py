@@ -1,4 +1,10 @@
-"""Attention modules for computer vision, one paper a file."""
+"""Attention modules for computer vision, one paper a file.
+
+What every module promises: it takes any batch, an empty one too, and pictures of any
+height and width from 1 up; its result has x's type; in eval mode a NaN in x spoils its
+own picture and no other, while in training mode BatchNorm's statistics carry it to all.
+Where a module differs, its docstring says so.
+"""
 
 from .bam import BAM, ChannelGate, SpatialGate
 from .cbam import CBAM, ChannelAttention, SpatialAttention
