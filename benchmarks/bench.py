@@ -45,11 +45,8 @@ import cvattn
 from benchmarks import official, peers
 from cvattn import cost, weights
 from cvattn.book.experiments.grid import hardware, versions
-from cvattn.transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    MultiHeadAttention,
-)
+from cvattn.layers import DecoderLayer, EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = [(8, 256, 56, 56), (32, 64, 56, 56), (32, 512, 14, 14)]
@@ -91,9 +88,9 @@ def pictures(timm, torchvision, shape: tuple[int, ...]) -> Iterator[Case]:
         "timm": ChannelAttn(C)}, "channel")
     yield Case("SpatialAttention", shape, cvattn.SpatialAttention(C, norm=True), {
         "timm": SpatialAttn()}, "spatial")
-    yield Case("CBAM", shape, cvattn.CBAM(C, bias=True, norm=True), {
+    yield Case("CBAM", shape, cvattn.CBAM(C, official=True), {
         "timm": CbamModule(C, mlp_bias=True), "official": official.CBAM(C)})
-    yield Case("BAM", shape, cvattn.BAM(C, combine="product", norm="hidden"), {
+    yield Case("BAM", shape, cvattn.BAM(C, official=True), {
         "official": official.BAM(C)})
     yield Case("SK", shape, cvattn.SK(C), {
         "timm": SelectiveKernel(C, C, kernel_size=[3, 5], groups=32, rd_divisor=32,

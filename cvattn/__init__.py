@@ -1,8 +1,18 @@
-"""Attention modules for computer vision, one paper a file."""
+"""Attention modules for computer vision, one paper a file.
+
+What every module promises: it takes any batch, an empty one too, and pictures of any
+height and width from 1 up; its result has x's type; in eval mode a NaN in x spoils its
+own picture and no other, while in training mode BatchNorm's statistics carry it to all.
+Where a module differs, its docstring says so.
+"""
 
 from .bam import BAM, ChannelGate, SpatialGate
 from .cbam import CBAM, ChannelAttention, SpatialAttention
 from .decode import beam, greedy
+from .flow import rollout
+from .layers import DecoderLayer, EncoderLayer, FeedForward
+from .multihead import MultiHeadAttention, attention, causal_mask
+from .recipe import label_smoothing, warmup
 from .resnet import (
     cifar_resnet,
     resnet18,
@@ -17,20 +27,10 @@ from .resnet import (
 )
 from .se import SE
 from .sk import SK
-from .stn import SpatialTransformer, affine_grid, bilinear_sample
-from .transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    FeedForward,
-    MultiHeadAttention,
-    PositionalEncoding,
-    Transformer,
-    attention,
-    causal_mask,
-    label_smoothing,
-    warmup,
-)
-from .vit import ViT, rollout, vit_b16, vit_h14, vit_l16, vit_s16, vit_ti16
+from .stn import SpatialTransformer, bilinear_sample
+from .transformer import PositionalEncoding, Transformer
+from .vit import ViT, vit_b16, vit_h14, vit_l16, vit_s16, vit_ti16
+from .warps import affine_grid
 
 __version__ = "0.1.0"
 __all__ = [

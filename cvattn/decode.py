@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .transformer import Cache, Transformer
+from .multihead import Cache
+from .transformer import Transformer
 
 
 def log_p(model: Transformer, target: Tensor, memory: Tensor, seen: Tensor | None,
@@ -47,8 +48,7 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
 
     Shape:
         source: (B, M) ids. result: (B, T) ids without `start`; after `end` comes
-        padding (`end` again where the model has none). T is that of the longest; an
-        empty batch gives (0, 0).
+        padding (`end` again where the model has none). T is that of the longest.
 
     Args:
         model: in eval mode.
@@ -57,15 +57,14 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
         end: the id after which a target is complete.
         extra: how many tokens more than its source a target may have, but no more in
             all than the model's max_length.
-        cached: keep the keys and values of earlier tokens, which changes the time
-            and nothing else; False computes all of them anew for each token.
+        cached: keep the keys and values of earlier tokens, which saves time alone.
 
     Raises:
         ValueError: if the model is in training mode, if extra is negative, if end is
             the model's padding, or on a source that `Transformer` does not take.
 
-    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 6.1,
-    for the length; arXiv 1706.03762v7.
+    Source: Vaswani et al., NeurIPS 2017, section 6.1, for the length;
+    arXiv 1706.03762v7.
 
     >>> model = Transformer(10, dim=8, hidden=8, layers=1).eval()
     >>> source = torch.randint(3, 10, (2, 5))
@@ -114,12 +113,11 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
     Raises:
         ValueError: if beams is not positive, if alpha is negative, or as `greedy`.
 
-    Differs from the paper: it prints beam size, alpha and length, not when a search
-    ends. Wu et al. add a coverage penalty, which it does not name, and none is here.
+    Differs from the paper: it does not print when a search ends, nor name the coverage
+    penalty of Wu et al., and none is here.
 
-    Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, section 6.1;
-    arXiv 1706.03762v7. Wu et al., "Google's Neural Machine Translation System", 2016,
-    section 7; arXiv 1609.08144v2.
+    Source: Vaswani et al., NeurIPS 2017, section 6.1; arXiv 1706.03762v7. Wu et al.,
+    2016, section 7; arXiv 1609.08144v2.
 
     >>> model = Transformer(10, dim=8, hidden=8, layers=1).eval()
     >>> source = torch.randint(3, 10, (2, 5))

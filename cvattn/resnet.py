@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -173,11 +174,25 @@ def project(cin: int, cout: int, stride: int) -> nn.Module:
     return nn.Sequential(conv(cin, cout, 1, stride), nn.BatchNorm2d(cout))
 
 
-def resnet(depths: Sequence[int], attention: Attentions, place: str,
-           num_classes: int, in_channels: int, stride_in: str, stem: str, *,
-           bottleneck: bool = True, widths: Sequence[int] = (64, 128, 256, 512),
-           expansion: int = 4, groups: int = 1,
-           middle: Middle | None = None) -> ResNet:
+class Options(TypedDict, total=False):
+    """What the functions below share, as `resnet50` says; other names: TypeError."""
+
+    place: str
+    num_classes: int
+    in_channels: int
+    stride_in: str
+    stem: str
+
+
+NARROW, WIDER = (64, 128, 256, 512), (128, 256, 512, 1024)      # inside the stages
+BASIC = {"widths": NARROW, "bottleneck": False}
+DEEP = {"widths": NARROW, "bottleneck": True}
+WIDE = {"widths": WIDER, "bottleneck": True, "expansion": 2}    # as wide outside
+
+
+def resnet(depths: Sequence[int], attention: Attentions, blocks: dict, *,
+           place: str = "standard", num_classes: int = 1000, in_channels: int = 3,
+           stride_in: str = "3x3", stem: str = "7x7") -> ResNet:
     """Return a network of four stages; what the next nine functions share."""
     if stem not in ("7x7", "3x3"):
         raise ValueError(f"stem must be '7x7' or '3x3', got {stem!r}")
@@ -190,15 +205,12 @@ def resnet(depths: Sequence[int], attention: Attentions, place: str,
     if large:
         first["maxpool"] = nn.MaxPool2d(3, 2, padding=1)
     return ResNet(
-        first, 64, widths, depths, bottleneck=bottleneck, shortcut=project,
-        attention=attention, place=place, stride_in=stride_in,
-        num_classes=num_classes, expansion=expansion, groups=groups, middle=middle,
+        first, 64, depths=depths, shortcut=project, attention=attention, place=place,
+        stride_in=stride_in, num_classes=num_classes, **blocks,
     )
 
 
-def resnet18(attention: Attentions = None, *, place: str = "standard",
-             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-             stem: str = "7x7") -> ResNet:
+def resnet18(attention: Attentions = None, **options: Unpack[Options]) -> ResNet:
     """ResNet-18, blocks (2, 2, 2, 2); arguments as in `resnet50`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -206,13 +218,10 @@ def resnet18(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     11689512
     """
-    return resnet((2, 2, 2, 2), attention, place, num_classes, in_channels,
-                  stride_in, stem, bottleneck=False)
+    return resnet((2, 2, 2, 2), attention, BASIC, **options)
 
 
-def resnet34(attention: Attentions = None, *, place: str = "standard",
-             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-             stem: str = "7x7") -> ResNet:
+def resnet34(attention: Attentions = None, **options: Unpack[Options]) -> ResNet:
     """ResNet-34, blocks (3, 4, 6, 3); arguments as in `resnet50`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -220,13 +229,10 @@ def resnet34(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     21797672
     """
-    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem, bottleneck=False)
+    return resnet((3, 4, 6, 3), attention, BASIC, **options)
 
 
-def resnet50(attention: Attentions = None, *, place: str = "standard",
-             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-             stem: str = "7x7") -> ResNet:
+def resnet50(attention: Attentions = None, **options: Unpack[Options]) -> ResNet:
     """ResNet-50, blocks (3, 4, 6, 3), for pictures of about 224x224.
 
     Args:
@@ -258,13 +264,10 @@ def resnet50(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     25557032
     """
-    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem)
+    return resnet((3, 4, 6, 3), attention, DEEP, **options)
 
 
-def resnet101(attention: Attentions = None, *, place: str = "standard",
-              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-              stem: str = "7x7") -> ResNet:
+def resnet101(attention: Attentions = None, **options: Unpack[Options]) -> ResNet:
     """ResNet-101, blocks (3, 4, 23, 3); arguments as in `resnet50`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -272,16 +275,10 @@ def resnet101(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     44549160
     """
-    return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem)
+    return resnet((3, 4, 23, 3), attention, DEEP, **options)
 
 
-WIDE = (128, 256, 512, 1024)     # twice as wide inside as ResNet, as wide outside
-
-
-def resnext50(attention: Attentions = None, *, place: str = "standard",
-              num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-              stem: str = "7x7") -> ResNet:
+def resnext50(attention: Attentions = None, **options: Unpack[Options]) -> ResNet:
     """ResNeXt-50 (32x4d): ResNet-50 with 32 groups and twice the width inside.
 
     Arguments as in `resnet50`; torchvision's `resnext50_32x4d` has the same names.
@@ -294,13 +291,10 @@ def resnext50(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     25028904
     """
-    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem, widths=WIDE, expansion=2, groups=32)
+    return resnet((3, 4, 6, 3), attention, WIDE | {"groups": 32}, **options)
 
 
-def resnext101(attention: Attentions = None, *, place: str = "standard",
-               num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-               stem: str = "7x7") -> ResNet:
+def resnext101(attention: Attentions = None, **options: Unpack[Options]) -> ResNet:
     """ResNeXt-101 (32x4d), blocks (3, 4, 23, 3); arguments as in `resnet50`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -308,13 +302,11 @@ def resnext101(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     44177704
     """
-    return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem, widths=WIDE, expansion=2, groups=32)
+    return resnet((3, 4, 23, 3), attention, WIDE | {"groups": 32}, **options)
 
 
-def sknet26(attention: Attentions = None, *, place: str = "standard",
-            num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-            stem: str = "7x7", middle: Middle = SK) -> ResNet:
+def sknet26(attention: Attentions = None, *, middle: Middle = SK,
+            **options: Unpack[Options]) -> ResNet:
     """SKNet-26, blocks (2, 2, 2, 2); arguments as in `sknet50`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -322,13 +314,11 @@ def sknet26(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     16746408
     """
-    return resnet((2, 2, 2, 2), attention, place, num_classes, in_channels,
-                  stride_in, stem, widths=WIDE, expansion=2, middle=middle)
+    return resnet((2, 2, 2, 2), attention, WIDE | {"middle": middle}, **options)
 
 
-def sknet50(attention: Attentions = None, *, place: str = "standard",
-            num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-            stem: str = "7x7", middle: Middle = SK) -> ResNet:
+def sknet50(attention: Attentions = None, *, middle: Middle = SK,
+            **options: Unpack[Options]) -> ResNet:
     """SKNet-50: ResNeXt-50 with SK in place of each 3x3.
 
     Args:
@@ -346,13 +336,11 @@ def sknet50(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     27479784
     """
-    return resnet((3, 4, 6, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem, widths=WIDE, expansion=2, middle=middle)
+    return resnet((3, 4, 6, 3), attention, WIDE | {"middle": middle}, **options)
 
 
-def sknet101(attention: Attentions = None, *, place: str = "standard",
-             num_classes: int = 1000, in_channels: int = 3, stride_in: str = "3x3",
-             stem: str = "7x7", middle: Middle = SK) -> ResNet:
+def sknet101(attention: Attentions = None, *, middle: Middle = SK,
+             **options: Unpack[Options]) -> ResNet:
     """SKNet-101, blocks (3, 4, 23, 3); arguments as in `sknet50`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -360,8 +348,7 @@ def sknet101(attention: Attentions = None, *, place: str = "standard",
     >>> sum(p.numel() for p in model.parameters())
     48736040
     """
-    return resnet((3, 4, 23, 3), attention, place, num_classes, in_channels,
-                  stride_in, stem, widths=WIDE, expansion=2, middle=middle)
+    return resnet((3, 4, 23, 3), attention, WIDE | {"middle": middle}, **options)
 
 
 def cifar_resnet(attention: Attentions = None, *, depth: int = 20,

@@ -12,24 +12,21 @@ class SE(nn.Module):
     y = s * x                         (Eq. 4, scale)
 
     Shape:
-        x: (B, C, H, W), any B from 0 and any H and W from 1 up. y: the shape of x.
-        z, s: (B, C). W1: (C/r, C). W2: (C, C/r).
-        A NaN in x makes its whole picture NaN, and no other picture.
+        x, y: (B, C, H, W). z, s: (B, C). W1: (C/r, C). W2: (C, C/r).
 
     Args:
         channels: C, the channels of x.
         reduction: r, how many times narrower the hidden layer is; divides C.
-        bias: give both linear layers a bias. Adds C/r + C parameters.
+        bias: give both layers a bias, as the authors' first released models do.
 
     Raises:
         ValueError: if channels is not a positive multiple of reduction, or if
             x is not (B, channels, H, W).
 
-    Differs from the paper: in nothing; its Eq. 3 has no biases. The authors'
-    first released models (Caffe), torchvision and timm do: `bias=True`.
+    Differs from the paper: in nothing. torchvision and timm have biases.
 
-    Source: Hu, Shen, Albanie, Sun, Wu, "Squeeze-and-Excitation Networks",
-    IEEE TPAMI 42(8), 2020, section 3; arXiv 1709.01507v4.
+    Source: Hu, Shen, Albanie, Sun, Wu, IEEE TPAMI 2020, section 3;
+    arXiv 1709.01507v4.
 
     >>> SE(64, reduction=16)(torch.ones(2, 64, 7, 5)).shape
     torch.Size([2, 64, 7, 5])

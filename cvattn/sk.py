@@ -17,13 +17,8 @@ class SK(nn.Module):
     a kernel of 3, 5, … A lone branch has the weight 1: convolution, BN and ReLU.
 
     Shape:
-        x: (B, C, H, W), any B from 0 and any H and W from 1 up.
-        V, U, U_m: (B, C, H', W'), H' = ceil(H / stride), W' = ceil(W / stride).
+        x: (B, C, H, W). V, U, U_m: (B, C, H', W'), H' = ceil(H / stride), so W'.
         s: (B, C). z: (B, d). a: (B, M, C). W: (d, C). A: (M C, d), A_0 on top.
-        A batch of 0 gives 0 results. A batch of 1 is refused in training mode, where
-        BN takes the variance of z over the batch. In eval mode a NaN in x makes its
-        whole picture NaN, and no other picture. Under autocast V has the type that
-        a convolution gives, not the wider one that CUDA gives to a softmax.
 
     Args:
         channels: C, the channels of x and of V.
@@ -36,17 +31,12 @@ class SK(nn.Module):
     Raises:
         ValueError: if branches, minimum or stride is below 1, if channels is not a
             positive multiple of groups and of reduction, if x is not
-            (B, channels, H, W), or if B is 1 in training mode.
+            (B, channels, H, W), or if B is 1 in training mode, where BN takes the
+            variance of z over the batch.
 
-    Differs from the paper: in nothing; nor from the authors' models (Caffe), which
-    like it have no biases, except that their SKNet-101 has d = 16 in its second
-    stage, where Eq. 4 gives 32, and that their W and A start from a normal
-    distribution of deviation 0.01, ours as nn.Linear does. timm's SelectiveKernel
-    splits x among its branches unless `split_input=False`, and rounds d to a multiple
-    of `rd_divisor`.
+    Differs from the paper: in nothing; the authors' models have no biases either.
 
-    Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, section 3.1;
-    arXiv 1903.06586v2.
+    Source: Li, Wang, Hu, Yang, CVPR 2019, section 3.1; arXiv 1903.06586v2.
 
     >>> SK(64, stride=2)(torch.ones(2, 64, 7, 5)).shape
     torch.Size([2, 64, 4, 3])
@@ -107,6 +97,7 @@ class SK(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         U = self.split(x)
+        # Under autocast CUDA gives softmax a wider type than it gives a convolution.
         a = self.select(U).to(U[0].dtype)                    # (B, M, C, 1, 1)
         V = a[:, 0] * U[0]                                   # (B, C, H', W')
         for m in range(1, len(U)):

@@ -1,10 +1,14 @@
 """Vision Transformer: a picture is a sequence of patches."""
 
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate
 
-from .transformer import EncoderLayer
+from .layers import EncoderLayer
+
+Size = int | tuple[int, int]      # of a picture, H = W or (H, W)
 
 
 class ViT(nn.Module):
@@ -20,10 +24,9 @@ class ViT(nn.Module):
     convolution of stride P. z^0 is the first token, the class token.
 
     Shape:
-        x: (B, C, H, W), any B from 0 and any H and W that are multiples of P; for a
-        picture that has not image_size, E_pos is interpolated (section 3.2).
-        logits: (B, num_classes). y: (B, D). E_pos: (1, 1+N, D), N = HW / P^2.
-        A NaN in x makes its whole picture NaN, and no other picture.
+        x: (B, C, H, W), H and W multiples of P; E_pos is interpolated if they are not
+        image_size (section 3.2). logits: (B, num_classes). y: (B, D).
+        E_pos: (1, 1+N, D), N = HW / P^2.
 
     Args:
         image_size: H and W that E_pos is made for, one number or (H, W).
@@ -41,16 +44,10 @@ class ViT(nn.Module):
             num_heads does not divide dim, a size is not positive, or x is not
             (B, in_channels, H, W).
 
-    Differs from the paper: the head is the one for fine-tuning, a single linear
-    layer that starts at zero; in pre-training the paper's has a hidden layer. The
-    authors' code (vision_transformer, JAX) computes GELU by its tanh approximation
-    and drops hidden units of the MLP too; here GELU is exact. As in that code: E has
-    a bias, weights start as there, LayerNorm adds 1e-6, and positions are
-    interpolated linearly with the corners of the two grids on one another, where
-    timm and torchvision are bicubic.
+    Differs from the paper: the head is the one for fine-tuning, a single linear layer
+    that starts at zero. Weights start as in the authors' code (vision_transformer).
 
-    Source: Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, et al., "An Image is
-    Worth 16x16 Words: Transformers for Image Recognition at Scale", ICLR 2021,
+    Source: Dosovitskiy, Beyer, Kolesnikov, Weissenborn, Zhai, et al., ICLR 2021,
     sections 3.1 and 3.2; arXiv 2010.11929v2.
 
     >>> vit = ViT(32, patch_size=8, dim=12, layers=2, num_heads=3, hidden=24)
@@ -60,7 +57,7 @@ class ViT(nn.Module):
     torch.Size([2, 2, 3, 16, 16])
     """
 
-    def __init__(self, image_size: int | tuple[int, int] = 224, *, patch_size: int = 16,
+    def __init__(self, image_size: Size = 224, *, patch_size: int = 16,
                  dim: int = 768, layers: int = 12, num_heads: int = 12,
                  hidden: int = 3072, num_classes: int = 1000, in_channels: int = 3,
                  dropout: float = 0.0):
@@ -101,12 +98,9 @@ class ViT(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """Return E_pos for a grid of patches, interpolated; the class token's is kept.
-
-        At the grid of image_size the result equals E_pos, to the last bit. That it is
-        computed there too costs nothing that could be measured, and lets torch.export
-        leave height and width open.
-        """
+        """Return E_pos, that of the patches interpolated to their grid."""
+        # Interpolated to its own size it is the same to the last bit, at no cost that
+        # could be measured, and torch.export can leave height and width open.
         grid = self.E_pos[:, 1:].unflatten(1, self.grid).permute(0, 3, 1, 2)
         grid = interpolate(grid, (rows, columns), mode="bilinear", align_corners=True)
         grid = grid.flatten(2).transpose(1, 2)                     # (1, N, D)
@@ -159,48 +153,15 @@ class ViT(nn.Module):
         return self.head(self.features(x))                         # (B, K)
 
 
-def rollout(weights: Tensor) -> Tensor:
-    """Follow attention through all layers: how much of each input is in each token.
+class Options(TypedDict, total=False):
+    """What a size of Table 1 leaves open, as `ViT` says; other names: TypeError."""
 
-    A_l = 0.5 mean over heads of W_l + 0.5 I      (section 3, residual connections)
-    R_l = A_l R_{l-1}, R_0 = I                    (section 3, attention rollout)
-
-    Row 0 of the result is the class token's, without its first number the picture's
-    map: `rollout(vit.weights(x))[:, 0, 1:].unflatten(1, (H // P, W // P))`.
-
-    Shape:
-        weights: (L, B, h, N, N), rows that sum to 1. result: (B, N, N), likewise.
-        A NaN spoils its own picture.
-
-    Args:
-        weights: W, as `ViT.weights` gives it.
-
-    Raises:
-        ValueError: if weights is not (L, B, h, N, N).
-
-    Differs from the paper: in nothing. The authors' code adds I and divides rows by
-    their sum, which is the same for rows that sum to 1.
-
-    Source: Abnar, Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020,
-    section 3; arXiv 2005.00928v2.
-
-    >>> W = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).expand(1, 1, 3, 2, 2)
-    >>> rollout(W)
-    tensor([[[0.5000, 0.5000],
-             [0.0000, 1.0000]]])
-    """
-    if weights.ndim != 5 or weights.shape[3] != weights.shape[4]:
-        raise ValueError(f"weights must be (L, B, h, N, N), got {tuple(weights.shape)}")
-    eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
-    R = eye.expand(weights.shape[1], -1, -1)          # (B, N, N)
-    for W in weights:
-        A = 0.5 * W.mean(dim=1) + 0.5 * eye           # (B, N, N)
-        R = A @ R                                     # (B, N, N)
-    return R                                          # (B, N, N)
+    num_classes: int
+    in_channels: int
+    dropout: float
 
 
-def vit_ti16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
-             in_channels: int = 3, dropout: float = 0.0) -> ViT:
+def vit_ti16(image_size: Size = 224, **options: Unpack[Options]) -> ViT:
     """ViT-Ti/16, 5,717,416 parameters; not in the paper, see `vit_b16`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -209,12 +170,10 @@ def vit_ti16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000
     5717416
     """
     return ViT(image_size, patch_size=16, dim=192, layers=12, num_heads=3,
-               hidden=768, num_classes=num_classes, in_channels=in_channels,
-               dropout=dropout)
+               hidden=768, **options)
 
 
-def vit_s16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
-            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+def vit_s16(image_size: Size = 224, **options: Unpack[Options]) -> ViT:
     """ViT-S/16, 22,050,664 parameters; not in the paper, see `vit_b16`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -223,30 +182,21 @@ def vit_s16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
     22050664
     """
     return ViT(image_size, patch_size=16, dim=384, layers=12, num_heads=6,
-               hidden=1536, num_classes=num_classes, in_channels=in_channels,
-               dropout=dropout)
+               hidden=1536, **options)
 
 
-def vit_b16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
-            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+def vit_b16(image_size: Size = 224, **options: Unpack[Options]) -> ViT:
     """ViT-Base of Table 1 with patches of 16, 86,567,656 parameters.
 
     Args:
         image_size: H and W of the pictures, one number or (H, W).
-        num_classes: outputs of the head; 0 leaves it out.
-        in_channels: channels of the picture.
-        dropout: as in `ViT`.
+        options: num_classes, in_channels and dropout, as in `ViT`.
 
     Raises:
         ValueError: as `ViT`.
 
-    Differs from the paper: dropout is 0 for every size, as in the authors' code for
-    Ti, S and B; there L and H have 0.1. The paper has B, L and H alone. Ti and S
-    are the widths of DeiT-Ti and DeiT-S (Touvron et al., "Training data-efficient
-    image transformers", ICML 2021, Table 1), which the authors' code took up. L/16
-    has 304,326,632 parameters; Table 1 prints 307M.
-
-    Source: as `ViT`, Table 1.
+    The paper has B, L and H; Ti and S are the widths of DeiT-Ti and DeiT-S (Touvron et
+    al., ICML 2021, Table 1), which the authors' code took up.
 
     >>> with torch.device("meta"):      # counts alone, no memory
     ...     model = vit_b16()
@@ -254,12 +204,10 @@ def vit_b16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
     86567656
     """
     return ViT(image_size, patch_size=16, dim=768, layers=12, num_heads=12,
-               hidden=3072, num_classes=num_classes, in_channels=in_channels,
-               dropout=dropout)
+               hidden=3072, **options)
 
 
-def vit_l16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
-            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+def vit_l16(image_size: Size = 224, **options: Unpack[Options]) -> ViT:
     """ViT-Large of Table 1, 304,326,632 parameters; arguments as in `vit_b16`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -268,12 +216,10 @@ def vit_l16(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
     304326632
     """
     return ViT(image_size, patch_size=16, dim=1024, layers=24, num_heads=16,
-               hidden=4096, num_classes=num_classes, in_channels=in_channels,
-               dropout=dropout)
+               hidden=4096, **options)
 
 
-def vit_h14(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
-            in_channels: int = 3, dropout: float = 0.0) -> ViT:
+def vit_h14(image_size: Size = 224, **options: Unpack[Options]) -> ViT:
     """ViT-Huge of Table 1, 632,045,800 parameters; arguments as in `vit_b16`.
 
     >>> with torch.device("meta"):      # counts alone, no memory
@@ -282,5 +228,4 @@ def vit_h14(image_size: int | tuple[int, int] = 224, *, num_classes: int = 1000,
     632045800
     """
     return ViT(image_size, patch_size=14, dim=1280, layers=32, num_heads=16,
-               hidden=5120, num_classes=num_classes, in_channels=in_channels,
-               dropout=dropout)
+               hidden=5120, **options)

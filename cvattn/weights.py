@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from .bam import BAM
@@ -67,7 +68,9 @@ NAMES = [
     (r"encoder\.ln", "norm"),
     (r"heads\.head", "head"),
 ]
-# The order in which CBAM's spatial convolution finds its two maps.
+# The order in which the files' spatial convolution of CBAM finds its two maps. Ours
+# finds (mean, maximum), unless a subclass names another order in `pool`.
+OURS = ("mean", "max")
 POOLS = {
     r"SpatialGate\.spatial\.conv\.weight$": ("max", "mean"),
     r"spatial\.conv\.conv\.weight$": ("mean", "max"),
@@ -95,7 +98,13 @@ def is_turned(model: nn.Module, theirs: str, ours: str) -> bool:
     order = next((o for key, o in POOLS.items() if re.search(key, theirs)), None)
     if order is None:
         return False
-    return model.get_submodule(ours.removesuffix(".f.weight")).pool == order[::-1]
+    spatial = model.get_submodule(ours.removesuffix(".f.weight"))
+    return getattr(spatial, "pool", OURS) == order[::-1]
+
+
+def multiplies(bam: BAM) -> bool:
+    """Whether its branches meet in a product, as in the official code."""
+    return bam.combine(*torch.tensor([2.0, 3.0], device="cpu")) == 6
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
@@ -112,17 +121,18 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     torchvision resnext50_32x4d  resnext50()
     torchvision vit_b_16         vit_b16()
     SqueezeExcitation, SEModule  SE(C, bias=True)
-    timm CbamModule              CBAM(C, norm=True)
+    timm CbamModule              CBAM(C) with its `spatial` = SpatialAttention(C,
+                                 norm=True); if theirs has mlp_bias=True,
+                                 CBAM(C, official=True)
     timm SelectiveKernel         SK(C), if theirs has split_input=False, rd_divisor=32
     nn.MultiheadAttention        MultiHeadAttention(d, num_heads=h, bias=True), and so
                                  for timm's Attention
     nn.TransformerEncoderLayer   EncoderLayer(d, num_heads=h, bias=True), and so for
                                  the decoder's
-    official CBAM                CBAM(C, bias=True, norm=True)
-    official ResNet with CBAM    resnet50(partial(CBAM, bias=True, norm=True))
-    official BAM                 BAM(C, combine="product", norm="hidden")
-    official ResNet with BAM     resnet50(partial(BAM, combine="product",
-                                 norm="hidden"), place="stage")
+    official CBAM                CBAM(C, official=True)
+    official ResNet with CBAM    resnet50(partial(CBAM, official=True))
+    official BAM                 BAM(C, official=True)
+    official ResNet with BAM     resnet50(partial(BAM, official=True), place="stage")
 
     CBAM's spatial convolution is turned to the order of its two maps in the model. A
     linear layer takes a 1x1 convolution's weights and the other way round. The prefix
@@ -149,7 +159,6 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     bottleneck has its stride (`stride_in`), the number of heads, dilation, groups of
     equal shape, epsilon, activation. Their picture size is the model's.
 
-    >>> import torch
     >>> from cvattn import SE
     >>> theirs = {"fc1.weight": torch.ones(2, 8, 1, 1), "fc2.weight": torch.ones(8, 2)}
     >>> load(SE(8, reduction=4), theirs).W1.weight.shape
@@ -186,9 +195,9 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     wrong += [f"missing: {name}" for name in own if name not in origin
               and (counted or not name.endswith("num_batches_tracked"))]
     if any("gate_c_fc_0" in theirs for theirs in state):
-        wrong += [f'official BAM has combine="product", the model\'s {m.combine!r}'
+        wrong += [f"official BAM multiplies Mc and Ms, {type(m).__name__} does not"
                   for m in model.modules()
-                  if isinstance(m, BAM) and m.combine != "product"]
+                  if isinstance(m, BAM) and not multiplies(m)]
     if wrong:
         raise ValueError("the weights do not fit:\n" + "\n".join(sorted(wrong)))
     model.load_state_dict(own | {k: v.reshape(own[k].shape) for k, v in fitted.items()})

@@ -30,6 +30,13 @@ from cvattn import (
     bilinear_sample,
     rollout,
 )
+from cvattn.book.experiments.bam_variants import BAMVariant
+from cvattn.book.experiments.cbam_variants import (
+    CBAMVariant,
+    ChannelVariant,
+    SpatialVariant,
+)
+from cvattn.warps import Affine, Attention, Projective, ThinPlateSpline
 
 
 def picture(channels, multiple=1):
@@ -82,6 +89,7 @@ class Case:
     any_channels: bool = False      # x may have any number of them
     idle: tuple = ()                # parameters whose gradient is 0 by mathematics
     further: Callable = lambda module, *inputs: None    # reaches what forward does not
+    files: tuple = ()               # more files whose comments on shapes it reaches
 
     def axes(self, b, h, w):
         return {"B": b, "H": h, "W": w, **{
@@ -111,11 +119,11 @@ def gated(build, channels, map_shape, sizes, **kwargs):
 CHANNEL, SPACE = ("B", "C", 1, 1), ("B", 1, "H", "W")
 # In training a BatchNorm takes away what the bias before it adds; a softmax takes
 # away what a bias of the keys adds to all the scores of a query.
-IDLE_CHANNEL = {"last": ("W1.bias",), "hidden": ("W0.bias",)}
-IDLE_SPACE = {"last": ("f3.bias",), "hidden": ("f0.bias", "f1.bias", "f2.bias")}
-IDLE = {norm: (*[f"channel.{name}" for name in IDLE_CHANNEL[norm]],
-               *[f"spatial.{name}" for name in IDLE_SPACE[norm]])
-        for norm in ("last", "hidden")}
+IDLE_CHANNEL = {False: ("W1.bias",), True: ("W0.bias",)}       # official or not
+IDLE_SPACE = {False: ("f3.bias",), True: ("f0.bias", "f1.bias", "f2.bias")}
+IDLE = {official: (*[f"channel.{name}" for name in IDLE_CHANNEL[official]],
+                   *[f"spatial.{name}" for name in IDLE_SPACE[official]])
+        for official in (False, True)}
 NARROW = {"C/r": 17}
 SHORT = {"num_heads": 3, "hidden": 23, "dropout": 0.0}
 localiser = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Sigmoid(),
@@ -133,42 +141,30 @@ MODULES = {
     "ChannelAttention": gated(
         partial(ChannelAttention, 34, reduction=2), 34, CHANNEL, NARROW),
     "ChannelAttention(bias=True)": gated(
-        partial(ChannelAttention, 34, reduction=2, bias=True, pool=("max",)), 34,
-        CHANNEL, NARROW),
+        partial(ChannelAttention, 34, reduction=2, bias=True), 34, CHANNEL, NARROW),
     "SpatialAttention": gated(
         partial(SpatialAttention, 5, kernel_size=3), 5, SPACE, {}, nan="some"),
     "SpatialAttention(norm=True)": gated(
-        partial(SpatialAttention, 5, pool=("max", "mean"), norm=True), 5, SPACE, {},
-        nan="some"),
-    "SpatialAttention(pool='conv')": gated(
-        partial(SpatialAttention, 5, kernel_size=3, pool="conv"), 5, SPACE, {},
-        nan="some"),
-    **{f"CBAM(order={order!r})": gated(
-        partial(CBAM, 34, reduction=2, kernel_size=3, order=order), 34, PICTURE,
-        NARROW, nan="some" if order == "spatial" else "all")
-       for order in ("channel-spatial", "spatial-channel", "parallel", "channel",
-                     "spatial")},
+        partial(SpatialAttention, 5, norm=True), 5, SPACE, {}, nan="some"),
+    "CBAM": gated(
+        partial(CBAM, 34, reduction=2, kernel_size=3), 34, PICTURE, NARROW),
     "CBAM, official": gated(
-        partial(CBAM, 34, reduction=2, bias=True, norm=True,
-                spatial_pool=("max", "mean")), 34, PICTURE, NARROW),
-    **{f"ChannelGate(norm={norm!r})": Case(
-        partial(ChannelGate, 34, reduction=2, norm=norm), picture(34), CHANNEL,
+        partial(CBAM, 34, reduction=2, official=True), 34, PICTURE, NARROW),
+    **{f"ChannelGate(official={official})": Case(
+        partial(ChannelGate, 34, reduction=2, official=official), picture(34), CHANNEL,
         "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, keeps_type=False,
-        idle=IDLE_CHANNEL[norm])
-       for norm in ("last", "hidden")},
-    **{f"SpatialGate(norm={norm!r})": Case(
-        partial(SpatialGate, 34, reduction=2, dilation=2, norm=norm), picture(34),
-        SPACE, "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, nan="some",
-        keeps_type=False, idle=IDLE_SPACE[norm])
-       for norm in ("last", "hidden")},
+        idle=IDLE_CHANNEL[official])
+       for official in (False, True)},
+    **{f"SpatialGate(official={official})": Case(
+        partial(SpatialGate, 34, reduction=2, dilation=2, official=official),
+        picture(34), SPACE, "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE,
+        nan="some", keeps_type=False, idle=IDLE_SPACE[official])
+       for official in (False, True)},
     "BAM": gated(
-        partial(BAM, 34, reduction=2), 34, PICTURE, NARROW, idle=IDLE["last"]),
+        partial(BAM, 34, reduction=2), 34, PICTURE, NARROW, idle=IDLE[False]),
     "BAM, official": gated(
-        partial(BAM, 34, reduction=2, dilation=2, combine="product", norm="hidden"), 34,
-        PICTURE, NARROW, idle=IDLE["hidden"]),
-    "BAM(combine='max')": gated(
-        partial(BAM, 34, reduction=2, combine="max"), 34, PICTURE, NARROW,
-        idle=IDLE["last"]),
+        partial(BAM, 34, reduction=2, dilation=2, official=True), 34, PICTURE, NARROW,
+        idle=IDLE[True]),
     "SK": gated(
         partial(SK, 34, groups=2, reduction=2, minimum=3), 34, ("B", 2, "C", 1, 1),
         {"d": 17, "M": 2, "H'": same_h, "W'": same_w}, keeps_type=False),
@@ -183,14 +179,14 @@ MODULES = {
          "W'": lambda h, w: -(-w // 2)}, "weights", ("B", 2, "C", 1, 1), FREE,
         keeps_type=False),
     **{f"SpatialTransformer(transform={transform!r})": Case(
-        partial(SpatialTransformer, localiser, features=5, transform=transform,
-                points=3), picture(3), PICTURE, "x must be (B, C, H, W)",
-        {"C": 3, "R": 3 if transform == "projective" else 2, "points": 3,
+        partial(SpatialTransformer, localiser, features=5, transform=transform),
+        picture(3), PICTURE, "x must be (B, C, H, W)",
+        {"C": 3, "R": 3 if isinstance(transform, Projective) else 2, "points": 3,
          "points^2": 9, "points^2+3": 12, "Hout": same_h, "Wout": same_w,
          "(H+3)(W+3)": lambda h, w: (h + 3) * (w + 3)}, "grid", ("B", "H", "W", 2),
         FREE, scale=1.0, demanded=("features",), any_channels=True,
-        further=lambda m, x: bilinear_sample(x, m.grid(x)))
-       for transform in ("affine", "attention", "projective", "tps")},
+        files=("cvattn.warps",), further=lambda m, x: bilinear_sample(x, m.grid(x)))
+       for transform in (Affine(), Attention(), Projective(), ThinPlateSpline(3))},
     "SpatialTransformer(size=(5, 17))": Case(
         partial(SpatialTransformer, localiser, features=5, size=(5, 17),
                 align_corners=True), picture(3), ("B", 3, 5, 17),
@@ -226,7 +222,34 @@ MODULES = {
                 {"C": 3, "D": 12, "L": 2, "h": 3, "K": 5,
                  "1+N": lambda h, w: 1 + h * w},
                 "weights", ("L", "B", "h", "1+N", "1+N"), ({0: "b"},), scale=1.5,
-                keeps_type=False,
+                keeps_type=False, files=("cvattn.flow",),
                 idle=tuple(f"layers.{i}.attention.W_K.bias" for i in range(2)),
                 further=lambda vit, x: (vit.tokens(x), rollout(vit.weights(x)))),
+}
+
+# What only an experiment builds: it keeps all the promises, and stands on no page.
+VARIANTS = {
+    "ChannelVariant(pool=('max',))": gated(
+        partial(ChannelVariant, 34, reduction=2, bias=True, pool=("max",)), 34,
+        CHANNEL, NARROW),
+    "SpatialVariant(norm=True)": gated(
+        partial(SpatialVariant, 5, pool=("max", "mean"), norm=True), 5, SPACE, {},
+        nan="some"),
+    "SpatialVariant(pool='conv')": gated(
+        partial(SpatialVariant, 5, kernel_size=3, pool="conv"), 5, SPACE, {},
+        nan="some"),
+    **{f"CBAMVariant(order={order!r})": gated(
+        partial(CBAMVariant, 34, reduction=2, kernel_size=3, order=order), 34, PICTURE,
+        NARROW, nan="some" if order == "spatial" else "all")
+       for order in ("channel-spatial", "spatial-channel", "parallel", "channel",
+                     "spatial")},
+    "CBAMVariant, official": gated(
+        partial(CBAMVariant, 34, reduction=2, bias=True, norm=True,
+                spatial_pool=("max", "mean")), 34, PICTURE, NARROW),
+    "BAMVariant, official": gated(
+        partial(BAMVariant, 34, reduction=2, dilation=2, combine="product",
+                norm="hidden"), 34, PICTURE, NARROW, idle=IDLE[True]),
+    "BAMVariant(combine='max')": gated(
+        partial(BAMVariant, 34, reduction=2, combine="max"), 34, PICTURE, NARROW,
+        idle=IDLE[False]),
 }

@@ -17,7 +17,7 @@ TINY = (2, 16, 3, 5)
 
 
 def case(**others):
-    return bench.Case("CBAM", TINY, CBAM(16, bias=True, norm=True),
+    return bench.Case("CBAM", TINY, CBAM(16, official=True),
                       {"official": official.CBAM(16), **others})
 
 

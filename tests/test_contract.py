@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import MODULES
+from cases import MODULES, VARIANTS
 from torch import nn
 
 import cvattn
@@ -39,6 +39,12 @@ from cvattn import (
     Transformer,
     ViT,
 )
+from cvattn.book.experiments.bam_variants import BAMVariant
+from cvattn.book.experiments.cbam_variants import (
+    CBAMVariant,
+    ChannelVariant,
+    SpatialVariant,
+)
 
 CI = os.environ.get("CI", "").lower() == "true"
 BATCHES, SIZES = (1, 2, 5), ((3, 7), (13, 11))
@@ -51,23 +57,25 @@ NORM = 'norm must be "last" or "hidden", got norm={!r}'.format
 KERNEL = "kernel_size must be odd and positive, got kernel_size={}".format
 BAD_ARGUMENTS = [
     *[(cls, (c,), {"reduction": r}, MULTIPLE("reduction", c, "reduction", r))
-      for cls in (SE, ChannelAttention, CBAM, ChannelGate, SpatialGate, BAM)
+      for cls in (SE, ChannelAttention, CBAM, ChannelGate, SpatialGate, BAM,
+                  ChannelVariant, CBAMVariant, BAMVariant)
       for c, r in ((24, 16), (8, 16), (0, 16), (-16, 16), (16, 0), (16, -4), (16, 32))],
     *[(cls, args, {"kernel_size": k}, KERNEL(k))
-      for cls, args in ((SpatialAttention, (5,)), (CBAM, (16,)))
+      for cls, args in ((SpatialAttention, (5,)), (CBAM, (16,)),
+                        (SpatialVariant, (5,)), (CBAMVariant, (16,)))
       for k in (0, 2, 8, -3)],
-    (SpatialAttention, (0,), {}, "channels must be positive, got channels=0"),
+    *[(cls, (0,), {}, "channels must be positive, got channels=0")
+      for cls in (SpatialAttention, SpatialVariant)],
     *[(cls, (16,), {"pool": pool}, POOL.format(pool))
-      for cls in (ChannelAttention, SpatialAttention)
+      for cls in (ChannelVariant, SpatialVariant)
       for pool in ((), ("mean", "mean"), ("median",), "mean")],
-    (ChannelAttention, (16,), {"pool": "conv"}, POOL.format("conv")),
-    (CBAM, (16,), {"order": "both"}, "order must be one of ('channel-spatial', "
+    (ChannelVariant, (16,), {"pool": "conv"}, POOL.format("conv")),
+    (CBAMVariant, (16,), {"order": "both"}, "order must be one of ('channel-spatial', "
      "'spatial-channel', 'parallel', 'channel', 'spatial'), got order='both'"),
-    *[(cls, (16,), {"norm": True}, NORM(True))
-      for cls in (ChannelGate, SpatialGate, BAM)],
+    (BAMVariant, (16,), {"norm": True}, NORM(True)),
     *[(cls, (16,), {"dilation": 0}, "dilation must be positive, got dilation=0")
-      for cls in (SpatialGate, BAM)],
-    (BAM, (16,), {"combine": "mean"},
+      for cls in (SpatialGate, BAM, BAMVariant)],
+    (BAMVariant, (16,), {"combine": "mean"},
      "combine must be one of ('sum', 'product', 'max'), got combine='mean'"),
     (SK, (48,), {}, MULTIPLE("groups", 48, "groups", 32)),
     (SK, (96,), {"reduction": 36}, MULTIPLE("reduction", 96, "reduction", 36)),
@@ -76,9 +84,8 @@ BAD_ARGUMENTS = [
     (SpatialTransformer, (nn.Identity(),), {"features": 0},
      "features must be positive, got features=0"),
     (SpatialTransformer, (nn.Identity(),), {"features": 3, "transform": "warp"},
-     "transform must be one of affine, attention, projective, tps, got 'warp'"),
-    (SpatialTransformer, (nn.Identity(),), {"features": 3, "points": 1},
-     "points must be at least 2, got points=1"),
+     "transform must be Affine(), Attention(), Projective() or "
+     "ThinPlateSpline(points), got 'warp'"),
     (SpatialTransformer, (nn.Identity(),), {"features": 3, "size": (5, 0)},
      "size must be two positive integers, got (5, 0)"),
     *[(cls, (d,), {"num_heads": h}, HEADS(d, h))
@@ -100,7 +107,9 @@ BAD_ARGUMENTS = [
      "got image_size=33, patch_size=16"),
 ]
 
-every = pytest.mark.parametrize("case", MODULES.values(), ids=MODULES)
+ALL = MODULES | VARIANTS
+public = pytest.mark.parametrize("case", MODULES.values(), ids=MODULES)
+every = pytest.mark.parametrize("case", ALL.values(), ids=ALL)
 sized = pytest.mark.parametrize("h, w", SIZES)
 
 
@@ -133,8 +142,8 @@ def some(case, b, h, w, dtype=torch.float32):
 
 def those(wanted):
     """Parametrise over the cases that are as wanted."""
-    names = [name for name, case in MODULES.items() if wanted(case)]
-    return pytest.mark.parametrize("case", [MODULES[n] for n in names], ids=names)
+    names = [name for name, case in ALL.items() if wanted(case)]
+    return pytest.mark.parametrize("case", [ALL[n] for n in names], ids=names)
 
 
 pictures = those(lambda case: some(case, 1, 3, 7)[0].ndim == 4)
@@ -151,7 +160,8 @@ def test_every_public_module_is_in_the_list():
               and issubclass(getattr(cvattn, name), nn.Module)}
     listed = {case.build.func.__name__ for case in MODULES.values()}
     assert public == listed and public, "add it to cases.py"
-    assert public == {bad[0].__name__ for bad in BAD_ARGUMENTS}
+    variants = {case.build.func.__name__ for case in VARIANTS.values()}
+    assert public | variants == {bad[0].__name__ for bad in BAD_ARGUMENTS}
 
 
 def test_every_public_name_has_an_example_and_stands_on_the_api_page():
@@ -162,7 +172,7 @@ def test_every_public_name_has_an_example_and_stands_on_the_api_page():
                          re.MULTILINE), name
 
 
-@every
+@public
 def test_the_docstring_has_its_parts(case):
     text = inspect.getdoc(case.build.func)
     assert re.search(r"\((with )?(Eqs?\.|sections?) ", text)
@@ -339,7 +349,7 @@ def test_compile_in_one_graph():
     """On one network that holds every module: each compilation takes seconds."""
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         (pytest.fail if CI else pytest.skip)("torch.compile needs a C++ compiler")
-    first = {case.build.func: case for case in reversed(MODULES.values())}
+    first = {case.build.func: case for case in reversed(ALL.values())}
     cases = list(first.values())
     modules = [made(case) for case in cases]
     inputs = [some(case, 2, 3, 7) for case in cases]
@@ -356,7 +366,7 @@ def test_compile_in_one_graph():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda():
-    for case in MODULES.values():
+    for case in ALL.values():
         module, xs = made(case), some(case, 5, 3, 7)
         want = module(*xs)
         y = module.cuda()(*(x.cuda() for x in xs))
@@ -494,15 +504,19 @@ def functions_of(module):
     return found
 
 
-FILES = sorted({case.build.func.__module__ for case in MODULES.values()})
+def files(case):
+    return case.build.func.__module__, *case.files
+
+
+FILES = sorted({name for case in ALL.values() for name in files(case)})
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_shape_comments_are_true(name):
     functions = functions_of(sys.modules[name])
     reached = set()
-    for case in MODULES.values():
-        if case.build.func.__module__ != name:
+    for case in ALL.values():
+        if name not in files(case):
             continue
         for h, w in SIZES:
             def call(case=case, h=h, w=w):

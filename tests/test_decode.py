@@ -16,12 +16,10 @@ from test_transformer import ids, padded, same, small
 
 import cvattn.decode
 from cvattn.decode import beam, greedy, log_p, penalty
-from cvattn.transformer import (
-    DecoderLayer,
-    MultiHeadAttention,
-    Transformer,
-    label_smoothing,
-)
+from cvattn.layers import DecoderLayer
+from cvattn.multihead import MultiHeadAttention
+from cvattn.recipe import label_smoothing
+from cvattn.transformer import Transformer
 
 START, END = 1, 2
 caches = pytest.mark.parametrize("cached", [True, False])

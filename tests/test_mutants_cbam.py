@@ -10,12 +10,13 @@ from torch import relu, sigmoid
 from torch.nn.functional import conv2d, pad
 
 from cvattn import CBAM
+from cvattn.book.experiments.cbam_variants import CBAMVariant
 
 SHAPE, PAIR = (5, 6, 3, 7), (2, 6, 3, 7)     # B, C, H, W: a batch of 2 hides more
 
 
 def mutant(forward):
-    class Mutant(CBAM):
+    class Mutant(CBAMVariant):         # which can have biases alone
         def forward(self, x):
             return forward(self, x)
 
@@ -194,12 +195,12 @@ def test_the_right_gates_in_the_mutants_clothes_pass():
 
 
 def test_two_mlps_are_caught():
-    class Unshared(CBAM):
+    class Unshared(CBAMVariant):
         """One MLP for the mean, another for the maximum."""
 
         def __init__(self, channels, **options):
             super().__init__(channels, **options)
-            self.other = CBAM(channels, **options).channel
+            self.other = CBAMVariant(channels, **options).channel
 
         def forward(self, x):
             other = self.other.W1(relu(self.other.W0(top(x))))
@@ -216,7 +217,7 @@ def test_two_mlps_are_caught():
     ("spatial-channel", "channel-spatial"),
 ])
 def test_an_order_taken_for_another_is_caught(right, wrong):
-    class Mutant(CBAM):
+    class Mutant(CBAMVariant):
         def forward(self, x):
             self.order = wrong
             return super().forward(x)
@@ -233,7 +234,8 @@ def test_an_order_taken_for_another_is_caught(right, wrong):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_norm_in_the_wrong_place_is_caught(forward, training):
     options = {"training": training, "norm": True}
-    same_values(CBAM, SHAPE, **options)
+    same_values(CBAMVariant, SHAPE, **options)
+    same_values(CBAM, SHAPE, training=training, official=True)
     with pytest.raises(AssertionError):
         same_values(mutant(forward), SHAPE, **options)
 

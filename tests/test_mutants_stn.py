@@ -6,11 +6,12 @@ in its sampler. A test of values must catch all of them; a test of shapes sees n
 
 import pytest
 import torch
-from test_stn import same_gradient, same_values
+from test_stn import TRANSFORMS, same_gradient, same_values
+from test_stn import warp as right
 from torch.nn import functional as F
 
 from cvattn import SpatialTransformer, affine_grid
-from cvattn.stn import TRANSFORMS, controls, linear_grid
+from cvattn.warps import controls, linear_grid
 
 SHAPE, OTHER = (2, 5, 7), (3, 4)        # B, H, W, and Hout, Wout
 
@@ -246,7 +247,7 @@ def test_values_catch_a_wrong_warp(name):
     transform, wrong = WARPS[name]
     with pytest.raises(AssertionError):
         same_values(wrong, SHAPE, OTHER, transform)
-    module = wrong(torch.nn.Flatten(), features=70, transform=transform, points=3)
+    module = wrong(torch.nn.Flatten(), features=70, transform=right(transform, 3))
     x = torch.randn(3, 2, 5, 7)
     assert module.double()(x.double()).shape == x.shape, "a test of shapes sees it"
 

@@ -27,14 +27,11 @@ from test_transformer import (
 )
 
 import cvattn.decode
-import cvattn.transformer as right
-from cvattn.transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    MultiHeadAttention,
-    Transformer,
-    label_smoothing,
-)
+import cvattn.multihead as right
+from cvattn.layers import DecoderLayer, EncoderLayer
+from cvattn.multihead import MultiHeadAttention
+from cvattn.recipe import label_smoothing
+from cvattn.transformer import Transformer
 
 
 @pytest.fixture(autouse=True)

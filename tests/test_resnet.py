@@ -24,7 +24,7 @@ from cvattn import (
     sknet50,
     sknet101,
 )
-from cvattn.resnet import PLACES, Block, Pad, project
+from cvattn.resnet import PLACES, Block, Options, Pad, project
 
 # SE in some stages of ResNet-50, and the exact parameters. The papers' tables stand,
 # row by row, in test_published.py; none has the last stage on its own.
@@ -465,3 +465,18 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
 def test_bad_arguments(build, kwargs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         meta(build, **kwargs)
+
+
+@pytest.mark.parametrize("build", [
+    resnet18, resnet34, resnet50, resnet101, resnext50, resnext101,
+    sknet26, sknet50, sknet101])
+def test_options_have_names_and_defaults_and_no_other_name_is_taken(build):
+    model = meta(build)
+    assert model.fc.out_features == 1000 and model.conv1.in_channels == 3
+    assert model.conv1.kernel_size == (7, 7)
+    assert model.layer1[0].place == "standard" and model.layer1[0].attention is None
+    assert set(Options.__annotations__) == {
+        "place", "num_classes", "in_channels", "stride_in", "stem"}
+    for wrong in ("groups", "widths", "expansion", "bottleneck", "classes"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{wrong}'"):
+            meta(build, **{wrong: 2})

@@ -19,16 +19,33 @@ from torch import nn
 from torch.nn import functional as F
 
 import cvattn.stn
+import cvattn.warps
 from cvattn import SpatialTransformer, affine_grid, bilinear_sample
-from cvattn.stn import TRANSFORMS, controls, projective_grid, spline_grid
+from cvattn.warps import (
+    Affine,
+    Attention,
+    Projective,
+    ThinPlateSpline,
+    controls,
+    projective_grid,
+    spline_grid,
+)
 
 CI = os.environ.get("CI", "").lower() == "true"
 # B, H, W of x with C = 2, and Hout, Wout.
 SIZES = [((1, 3, 7), (5, 2)), ((2, 7, 5), None), ((5, 2, 3), (3, 5))]
 
+TRANSFORMS = {"affine": Affine, "attention": Attention, "projective": Projective,
+              "tps": ThinPlateSpline}
+
 aligned = pytest.mark.parametrize("align_corners", [False, True])
 every = pytest.mark.parametrize("transform", TRANSFORMS)
 sized = pytest.mark.parametrize("shape, size", SIZES)
+
+
+def warp(transform, points=4):
+    """The transform of this name; points are for the spline alone."""
+    return TRANSFORMS[transform](*([points] if transform == "tps" else []))
 
 
 class Given(nn.Module):
@@ -50,16 +67,16 @@ def localised(channels, features=6):
 def seeded(cls, b, transform, spread=0.3, **kwargs):
     """A transformer in float64 that warps each picture, each in its own way."""
     torch.manual_seed(0)
-    transformer = cls(Given(b, 3), features=3, transform=transform, points=3, **kwargs)
+    transformer = cls(Given(b, 3), features=3, transform=warp(transform, 3), **kwargs)
     nn.init.normal_(transformer.regressor.weight, std=spread)
     return transformer.double()
 
 
-def chosen(transform, channels, std=0.3, **kwargs):
+def chosen(transform, channels, std=0.3, points=4, **kwargs):
     """A transformer whose localisation network sees x, in eval mode."""
     torch.manual_seed(0)
     transformer = SpatialTransformer(
-        localised(channels), features=6, transform=transform, **kwargs)
+        localised(channels), features=6, transform=warp(transform, points), **kwargs)
     nn.init.normal_(transformer.regressor.weight, std=std)
     return transformer.eval()
 
@@ -346,8 +363,9 @@ def test_types_mix_and_the_result_has_that_of_x(x_type, grid_type):
 @aligned
 @pytest.mark.parametrize("points", [2, 4])
 def test_it_starts_at_the_identity(transform, align_corners, points):
-    module = SpatialTransformer(localised(3), features=6, transform=transform,
-                                points=points, align_corners=align_corners)
+    module = SpatialTransformer(
+        localised(3), features=6, transform=warp(transform, points),
+        align_corners=align_corners)
     assert not module.regressor.weight.any()
     exact = (9, 17) if align_corners else (8, 16)
     x = some(2, 3, *exact, dtype=torch.float32)
@@ -360,8 +378,8 @@ def test_it_starts_at_the_identity(transform, align_corners, points):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_cast_does_not_move_the_identity(transform, dtype):
     """The spline's points and where they start from are rounded alike."""
-    module = SpatialTransformer(nn.Flatten(), features=3 * 8 * 16, transform=transform,
-                                points=6).to(dtype)
+    module = SpatialTransformer(nn.Flatten(), features=3 * 8 * 16,
+                                transform=warp(transform, 6)).to(dtype)
     x = some(2, 3, 8, 16, dtype=dtype)
     torch.testing.assert_close(module(x), x, rtol=0,
                                atol=1e-5 if dtype == torch.float64 else 0)
@@ -372,7 +390,8 @@ def test_it_counts_and_is_built_on_the_meta_device(transform):
     """It runs there, for counts; built there and then loaded, it has its numbers."""
     made, x = chosen(transform, 3), some(2, 3, 7, 5, dtype=torch.float32)
     with torch.device("meta"):
-        module = SpatialTransformer(localised(3), features=6, transform=transform)
+        module = SpatialTransformer(localised(3), features=6,
+                                    transform=warp(transform))
         assert module(torch.zeros(2, 3, 7, 5)).shape == x.shape
     module.to_empty(device="cpu").load_state_dict(made.state_dict())
     assert torch.equal(module(x), made(x))
@@ -395,8 +414,8 @@ def test_the_first_step_moves_the_regressor_alone(transform):
     ("tps", 3, 18), ("tps", 2, 8),
 ])
 def test_parameter_count(transform, points, numbers, features):
-    module = SpatialTransformer(nn.Identity(), features=features, transform=transform,
-                                points=points)
+    module = SpatialTransformer(nn.Identity(), features=features,
+                                transform=warp(transform, points))
     count = sum(p.numel() for p in module.parameters())
     assert count == features * numbers + numbers
     assert list(module.state_dict()) == ["regressor.weight", "regressor.bias"]
@@ -406,8 +425,10 @@ def test_defaults():
     parameters = inspect.signature(SpatialTransformer).parameters
     empty = inspect.Parameter.empty
     assert {k: p.default for k, p in parameters.items()} == {
-        "localise": empty, "features": empty, "transform": "affine", "size": None,
-        "points": 4, "align_corners": False}
+        "localise": empty, "features": empty, "transform": None, "size": None,
+        "align_corners": False}
+    assert type(SpatialTransformer(nn.Identity(), features=1).transform) is Affine
+    assert inspect.signature(ThinPlateSpline).parameters["points"].default == 4
 
 
 @aligned
@@ -461,7 +482,7 @@ def test_sampling_is_linear_in_x_and_keeps_one_colour():
 def test_the_attention_form_crops():
     """s = 1/2 reads half the width and height, at (tx, ty), pixel by pixel."""
     module = SpatialTransformer(nn.Flatten(), features=2 * 8 * 16,
-                                transform="attention", size=(4, 8))
+                                transform=Attention(), size=(4, 8))
     with torch.no_grad():
         module.regressor.bias.copy_(torch.tensor([0.5, 0.5, -0.5]))
     x = some(3, 2, 8, 16, dtype=torch.float32)
@@ -489,7 +510,7 @@ def test_a_projective_map_keeps_lines_straight_but_not_parallel():
 
 def warped(row, corner=0.0):
     """A projective transformer with third row (row, 0, 1), on a map 2 pixels wide."""
-    module = SpatialTransformer(nn.Flatten(), features=12, transform="projective")
+    module = SpatialTransformer(nn.Flatten(), features=12, transform=Projective())
     with torch.no_grad():
         module.regressor.bias[6], module.regressor.bias[2] = row, corner
     x = some(1, 3, 2, 2, dtype=torch.float32).requires_grad_()
@@ -522,25 +543,27 @@ def test_behind_the_horizon_the_formula_goes_on_mirrored():
 
 @pytest.mark.parametrize("points", [2, 3, 4])
 def test_the_spline_goes_through_its_points_and_keeps_affine_maps(points):
-    module = SpatialTransformer(nn.Identity(), features=1, transform="tps",
-                                points=points).double()
+    module = SpatialTransformer(nn.Identity(), features=1,
+                                transform=ThinPlateSpline(points)).double()
     there = some(2, points**2, 2)
-    grid = spline_grid(there, module.inverse, (points, points), True)
+    grid = spline_grid(there, module.transform.inverse, (points, points), True)
     torch.testing.assert_close(grid.flatten(1, 2), there, rtol=0, atol=1e-12)
     theta = some(2, 2, 3)
     P = controls(points, theta)
     ends = P @ theta[:, :, :2].mT + theta[:, None, :, 2]
-    torch.testing.assert_close(spline_grid(ends, module.inverse, (5, 3), False),
-                               affine_grid(theta, (5, 3)), rtol=0, atol=1e-12)
+    grid = spline_grid(ends, module.transform.inverse, (5, 3), False)
+    torch.testing.assert_close(grid, affine_grid(theta, (5, 3)), rtol=0, atol=1e-12)
 
 
 def test_a_pulled_point_moves_most_and_its_surroundings_alike():
-    module = SpatialTransformer(nn.Identity(), features=1, transform="tps", points=3)
+    module = SpatialTransformer(nn.Identity(), features=1,
+                                transform=ThinPlateSpline(3))
     P = controls(3, torch.zeros(()))
     lifted = P.clone()
     lifted[4] += torch.tensor([0.0, 0.5])               # pull the middle point down
-    grid = spline_grid(lifted[None], module.inverse, (33, 33), True)[0, :, :, 1]
-    flat = spline_grid(P[None], module.inverse, (33, 33), True)[0, :, :, 1]
+    inverse = module.transform.inverse
+    grid = spline_grid(lifted[None], inverse, (33, 33), True)[0, :, :, 1]
+    flat = spline_grid(P[None], inverse, (33, 33), True)[0, :, :, 1]
     moved = grid - flat
     assert moved[16, 16] == pytest.approx(0.5, abs=1e-5)
     assert moved.argmax() == 16 * 33 + 16, "the point that was pulled moved most"
@@ -551,15 +574,16 @@ def test_a_pulled_point_moves_most_and_its_surroundings_alike():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_no_cast_rounds_the_splines_inverse(dtype):
-    module = SpatialTransformer(nn.Identity(), features=1, transform="tps").to(dtype)
-    P = controls(4, module.inverse)
+    module = SpatialTransformer(nn.Identity(), features=1,
+                                transform=ThinPlateSpline()).to(dtype)
+    P = controls(4, module.transform.inverse)
     L = torch.zeros(19, 19, dtype=torch.float64)
     for i in range(16):
         for j in range(16):
             L[i, j] = reference.bookstein_U(float((P[i] - P[j]).square().sum()))
         L[i, 16:] = L[16:, i] = torch.tensor([1.0, *P[i]])
     one = torch.eye(19, 16, dtype=torch.float64)
-    torch.testing.assert_close(L @ module.inverse, one, rtol=0, atol=1e-13)
+    torch.testing.assert_close(L @ module.transform.inverse, one, rtol=0, atol=1e-13)
 
 
 # Traps.
@@ -598,7 +622,7 @@ def test_torchs_affine_grid_loses_digits_under_autocast_and_ours_does_not():
 def test_under_autocast_theta_becomes_a_grid_in_float32(transform):
     """With the same features the same grid; x keeps its type, and its values."""
     torch.manual_seed(0)
-    module = SpatialTransformer(Given(2, 6), features=6, transform=transform)
+    module = SpatialTransformer(Given(2, 6), features=6, transform=warp(transform))
     nn.init.normal_(module.regressor.weight, std=0.1)
     x = some(2, 3, 13, 11, dtype=torch.float32)
     theta, grid, y = module.theta(x), module.grid(x), module(x)
@@ -629,14 +653,16 @@ def test_other_types(transform, dtype):
 
 # Errors.
 
-RULE = "transform must be one of affine, attention, projective, tps, got "
+RULE = ("transform must be Affine(), Attention(), Projective() or "
+        "ThinPlateSpline(points), got ")
 
 
 @pytest.mark.parametrize("kwargs, message", [
     ({"transform": "shear"}, RULE + "'shear'"),
     ({"transform": ""}, RULE + "''"),
     ({"features": 0}, "features must be positive, got features=0"),
-    ({"points": 1, "transform": "tps"}, "points must be at least 2, got points=1"),
+    ({"transform": nn.ReLU()}, RULE + "ReLU()"),
+    ({"transform": Affine}, RULE + "<class 'cvattn.warps.Affine'>"),
     ({"size": (0, 3)}, "size must be two positive integers, got (0, 3)"),
     ({"size": (3, -1)}, "size must be two positive integers, got (3, -1)"),
     ({"size": (3,)}, "size must be two positive integers, got (3,)"),
@@ -651,6 +677,13 @@ def test_bad_arguments(kwargs, message):
     if "size" in kwargs:
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             affine_grid(torch.zeros(2, 2, 3), kwargs["size"])
+
+
+@pytest.mark.parametrize("points", [1, 0, -3])
+def test_a_spline_needs_two_points_a_side(points):
+    message = f"points must be at least 2, got points={points}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        ThinPlateSpline(points)
 
 
 @pytest.mark.parametrize("x, message", [
@@ -777,7 +810,7 @@ def test_copies_state_and_neighbours(transform):
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
     file.seek(0)
-    other = SpatialTransformer(localised(3), features=6, transform=transform)
+    other = SpatialTransformer(localised(3), features=6, transform=warp(transform))
     assert not torch.equal(other(x), y)
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(other(x), y)
@@ -786,5 +819,6 @@ def test_copies_state_and_neighbours(transform):
 
 
 def test_the_docstring_runs():
-    failed, tried = doctest.testmod(cvattn.stn)
-    assert tried >= 3 and failed == 0
+    found = [doctest.testmod(module) for module in (cvattn.stn, cvattn.warps)]
+    assert sum(tried for _, tried in found) >= 3
+    assert sum(failed for failed, _ in found) == 0

@@ -17,20 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import cvattn.layers
+import cvattn.multihead
+import cvattn.recipe
 import cvattn.transformer
-from cvattn.transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    FeedForward,
+from cvattn.layers import DecoderLayer, EncoderLayer, FeedForward
+from cvattn.multihead import (
     MultiHeadAttention,
-    PositionalEncoding,
-    Transformer,
     attention,
     causal_mask,
-    label_smoothing,
-    warmup,
     weights,
 )
+from cvattn.recipe import label_smoothing, warmup
+from cvattn.transformer import PositionalEncoding, Transformer
 
 N, M, D, HEADS, HIDDEN = 3, 7, 10, 2, 13       # d_k = 5
 BATCHES = [1, 2, 5]
@@ -445,7 +444,7 @@ def test_weights_of_a_layer_are_those_that_forward_uses(norm_first, monkeypatch)
         used.append(weights(q, k, mask, causal=causal))
         return attention(q, k, v, mask, causal=causal, dropout=dropout)
 
-    monkeypatch.setattr(cvattn.transformer, "attention", spy)
+    monkeypatch.setattr(cvattn.multihead, "attention", spy)
     x, memory = rand(2, N, D), rand(2, M, D, seed=5)
     mask, memory_mask = masks(2, HEADS, N, N), masks(2, HEADS, N, M, seed=6)
     for cls in (MultiHeadAttention, EncoderLayer):
@@ -1015,5 +1014,7 @@ def test_the_defaults_are_the_papers():
 
 def test_the_docstrings_run():
     torch.set_default_dtype(torch.float32)
-    failed, tried = doctest.testmod(cvattn.transformer)
-    assert tried >= 10 and failed == 0
+    found = [doctest.testmod(module) for module in (
+        cvattn.multihead, cvattn.layers, cvattn.transformer, cvattn.recipe)]
+    assert sum(tried for _, tried in found) >= 10
+    assert sum(failed for failed, _ in found) == 0

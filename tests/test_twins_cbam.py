@@ -6,6 +6,7 @@ from twins import timm
 
 from benchmarks import official
 from cvattn import CBAM
+from cvattn.book.experiments.cbam_variants import CBAMVariant
 
 CbamModule = timm.layers.cbam.CbamModule
 
@@ -26,7 +27,7 @@ def mapped(cbam, bias=False):
 
 def seeded(channels, bias):
     torch.manual_seed(0)
-    m = CBAM(channels, bias=bias, norm=True).eval()
+    m = CBAMVariant(channels, bias=bias, norm=True).eval()
     with torch.no_grad():
         for p in m.parameters():
             p.normal_(0, 0.3)
@@ -91,8 +92,8 @@ def test_what_is_kept_for_backward(b, c, h, w):
     """No more than by the official form; than by timm's, where each maximum is."""
     x = torch.randn(b, c, h, w, requires_grad=True)
     where = 8 * (b * c + b * h * w)
-    for norm in (False, True):
-        mine = CBAM(c, bias=True, norm=norm)
+    for mine in (CBAM(c), CBAM(c, official=True),
+                 CBAMVariant(c, bias=True, norm=False)):
         assert 0 < kept(mine, x) <= kept(official.CBAM(c), x)
         assert kept(mine, x) <= kept(CbamModule(c, mlp_bias=True), x) + where
     mine = CBAM(c)

@@ -17,19 +17,28 @@ from cvattn import (
     CBAM,
     SE,
     SK,
+    SpatialAttention,
     resnet18,
     resnet50,
     resnext50,
     sknet50,
     vit_b16,
 )
-from cvattn.transformer import EncoderLayer, MultiHeadAttention
+from cvattn.book.experiments.cbam_variants import CBAMVariant
+from cvattn.layers import EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 from cvattn.weights import load
 
 models = torchvision.models
 CbamModule = timm.layers.cbam.CbamModule
-OFFICIAL_CBAM = partial(CBAM, bias=True, norm=True)
-OFFICIAL_BAM = partial(BAM, combine="product", norm="hidden")
+OFFICIAL_CBAM = partial(CBAM, official=True)
+OFFICIAL_BAM = partial(BAM, official=True)
+
+
+def normed(cbam):
+    """CBAM with BatchNorm in its spatial half alone, as in timm's default."""
+    cbam.spatial = SpatialAttention(cbam.spatial.channels, norm=True)
+    return cbam
 
 
 def used(model, *shape):
@@ -149,10 +158,13 @@ MODULES = {
         (timm.layers.SEModule(32, rd_channels=2), SE(32, bias=True), (32, 7, 5)),
     "timm SEModule without bias":
         (timm.layers.SEModule(32, rd_channels=2, bias=False), SE(32), (32, 7, 5)),
-    "timm CbamModule": (CbamModule(32), CBAM(32, norm=True), (32, 7, 5)),
+    "timm CbamModule": (CbamModule(32), normed(CBAM(32)), (32, 7, 5)),
+    "timm CbamModule with biases":
+        (CbamModule(32, mlp_bias=True), CBAM(32, official=True), (32, 7, 5)),
     "timm CbamModule, maximum first":
         (CbamModule(32, mlp_bias=True),
-         CBAM(32, norm=True, bias=True, spatial_pool=("max", "mean")), (32, 7, 5)),
+         CBAMVariant(32, norm=True, bias=True, spatial_pool=("max", "mean")),
+         (32, 7, 5)),
     "timm SelectiveKernel":
         (timm.layers.SelectiveKernel(64, groups=32, rd_divisor=32, split_input=False),
          SK(64), (64, 7, 5)),

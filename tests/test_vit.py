@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cvattn.flow
 import cvattn.vit
 from cvattn import ViT, rollout, vit_b16, vit_h14, vit_l16, vit_s16, vit_ti16
 
@@ -367,9 +368,21 @@ def test_defaults_are_those_of_vit_base():
 @pytest.mark.parametrize("build", [build for build, *_ in COUNTS],
                          ids=[build.__name__ for build, *_ in COUNTS])
 def test_size_functions_take_the_same_arguments(build):
-    parameters = inspect.signature(build).parameters
-    assert {k: p.default for k, p in parameters.items()} == {
-        "image_size": 224, "num_classes": 1000, "in_channels": 3, "dropout": 0.0}
+    with torch.device("meta"):
+        model, other = build(), build(32 if build is not vit_h14 else 28, num_classes=7,
+                                      in_channels=5, dropout=0.5)
+    side = 224 // model.E.kernel_size[0]
+    assert model.grid == (side, side) and other.grid == (2, 2)
+    for vit, numbers in ((model, (1000, 3, 0.0)), (other, (7, 5, 0.5))):
+        assert (vit.head.out_features, vit.E.in_channels, vit.dropout.p) == numbers
+    first, options = inspect.signature(build).parameters.values()
+    assert (first.name, first.default) == ("image_size", 224)
+    assert options.kind == options.VAR_KEYWORD
+    assert set(cvattn.vit.Options.__annotations__) == {
+        "num_classes", "in_channels", "dropout"}
+    for wrong in ("dim", "patch_size", "classes"):      # given already, or unknown
+        with pytest.raises(TypeError, match=f"keyword argument '{wrong}'"):
+            build(**{wrong: 16})
 
 
 SIZE = "image_size must be a positive multiple of patch_size, got "
@@ -534,5 +547,6 @@ def test_compile_in_one_graph():
 
 
 def test_the_docstrings_run():
-    failed, tried = doctest.testmod(cvattn.vit)
-    assert tried >= 4 and failed == 0
+    for module in (cvattn.vit, cvattn.flow):
+        failed, tried = doctest.testmod(module)
+        assert tried >= 2 and failed == 0

@@ -26,15 +26,14 @@ from cvattn import (
     resnext50,
     sknet26,
 )
-from cvattn.transformer import (
-    DecoderLayer,
-    EncoderLayer,
-    MultiHeadAttention,
-)
+from cvattn.book.experiments.bam_variants import BAMVariant
+from cvattn.book.experiments.cbam_variants import CBAMVariant
+from cvattn.layers import DecoderLayer, EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 from cvattn.weights import load
 
-OFFICIAL_CBAM = partial(CBAM, bias=True, norm=True)
-OFFICIAL_BAM = partial(BAM, combine="product", norm="hidden")
+OFFICIAL_CBAM = partial(CBAM, official=True)
+OFFICIAL_BAM = partial(BAM, official=True)
 
 
 def scattered(model):
@@ -76,9 +75,12 @@ def refused(model, state):
     return str(error.value)
 
 
-@pytest.mark.parametrize("pool", [("max", "mean"), ("mean", "max")])
+@pytest.mark.parametrize("pool", [None, ("max", "mean"), ("mean", "max")])
 def test_official_cbam(pool):
-    same(official.CBAM(32), OFFICIAL_CBAM(32, spatial_pool=pool), 2, 32, 7, 5)
+    """Into CBAM, and into its variants that name the order of their maps."""
+    ours = OFFICIAL_CBAM(32) if pool is None else CBAMVariant(
+        32, bias=True, norm=True, spatial_pool=pool)
+    same(official.CBAM(32), ours, 2, 32, 7, 5)
 
 
 def test_official_bam():
@@ -116,7 +118,7 @@ def test_torch_decoder_layer(norm_first):
 
 
 WHOLE = [
-    partial(SE, 16), partial(CBAM, 16, norm=True), partial(BAM, 16), partial(SK, 32),
+    partial(SE, 16), partial(OFFICIAL_CBAM, 16), partial(BAM, 16), partial(SK, 32),
     partial(OFFICIAL_BAM, 16), partial(EncoderLayer, 12, num_heads=3, bias=True),
     partial(DecoderLayer, 12, num_heads=3),
     partial(ViT, 32, dim=12, layers=2, num_heads=3, hidden=24),
@@ -134,7 +136,7 @@ def test_our_own_names_stay(build):
 
 
 def test_our_own_weights_load():
-    first, second = scattered(CBAM(32, norm=True)), CBAM(32, norm=True)
+    first, second = scattered(OFFICIAL_CBAM(32)), OFFICIAL_CBAM(32)
     load(second, first.state_dict())
     for mine, theirs in zip(second.state_dict().values(), first.state_dict().values(),
                             strict=True):
@@ -224,11 +226,29 @@ def test_a_stack_of_q_k_and_v_that_is_none(shape):
 
 def test_official_bam_needs_the_product():
     state = official.BAM(32).state_dict()
-    assert refused(BAM(32, norm="hidden"), state) == (
-        "the weights do not fit:\n"
-        "official BAM has combine=\"product\", the model's 'sum'"
-    )
-    assert "shape: channel.norm.weight" in refused(BAM(32, combine="product"), state)
+    for combine in ("sum", "max"):
+        ours = BAMVariant(32, combine=combine, norm="hidden")
+        assert refused(ours, state) == (
+            "the weights do not fit:\n"
+            "official BAM multiplies Mc and Ms, BAMVariant does not"
+        )
+    for ours in (BAM(32), BAMVariant(32, combine="product")):
+        assert "shape: channel.norm.weight" in refused(ours, state)
+    assert "official BAM multiplies Mc and Ms, BAM does not" in refused(BAM(32), state)
+    assert load(BAMVariant(32, combine="product", norm="hidden"), state)
+
+
+def test_official_cbam_does_not_fit_every_variant():
+    state = official.CBAM(32).state_dict()
+    for options, problem in (
+            ({"order": "channel"}, "unexpected: spatial.f.weight"),
+            ({"order": "spatial"}, "unexpected: channel.W0.weight"),
+            ({"spatial_pool": ("max",)}, "shape: spatial.f.weight"),
+            ({"spatial_pool": "conv"}, "missing: spatial.f0.weight"),
+            ({"norm": False}, "unexpected: spatial.norm.weight"),
+            ({"bias": False}, "unexpected: channel.W0.bias")):
+        ours = CBAMVariant(32, **{"bias": True, "norm": True, **options})
+        assert problem in refused(ours, state)
 
 
 def test_official_cbam_needs_bias_and_norm():
@@ -302,7 +322,7 @@ def test_a_wrong_table_is_seen(monkeypatch, name):
     table, test = MUTANTS[name]
     for attribute, wrong in table.items():
         monkeypatch.setattr(cvattn.weights, attribute, wrong)
-    pools = [("max", "mean"), ("mean", "max")]
+    pools = [None, ("max", "mean"), ("mean", "max")]
     with pytest.raises(AssertionError):
         if test is test_official_cbam:
             for pool in pools:

@@ -20,8 +20,9 @@ from torch import nn
 
 from cvattn import cost
 from cvattn.bam import BAM
-from cvattn.cbam import CBAM
+from cvattn.book.experiments.cbam_variants import CBAMVariant
 from cvattn.resnet import (
+    DEEP,
     resnet,
     resnet18,
     resnet34,
@@ -110,7 +111,7 @@ def vocabularies(row: Row) -> tuple[int, int]:
 # How each paper's networks are built.
 
 BIASED = partial(SE, bias=True)
-CODE_BAM = partial(BAM, combine="product", norm="hidden")
+CODE_BAM = partial(BAM, official=True)
 
 
 def halved_first(network: Callable, attention=None) -> Callable:
@@ -124,8 +125,8 @@ def reduced(reduction: int) -> Callable:
 
 def cbam(**kwargs) -> Callable:
     """The official code's CBAM."""
-    return partial(CBAM, **{"bias": True, "norm": True, "spatial_pool": ("max", "mean"),
-                            **kwargs})
+    return partial(CBAMVariant, **{"bias": True, "norm": True,
+                                   "spatial_pool": ("max", "mean"), **kwargs})
 
 
 def gate(*pool: str) -> Callable:
@@ -145,7 +146,7 @@ def cifar(network: Callable) -> Callable:
 
 
 def resnet152(attention=None, *, stride_in: str) -> nn.Module:
-    return resnet((3, 8, 36, 3), attention, "standard", 1000, 3, stride_in, "7x7")
+    return resnet((3, 8, 36, 3), attention, DEEP, stride_in=stride_in)
 
 
 def transformer(vocabulary: int = 37_000, **kwargs) -> nn.Module:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from cvattn.bam import BAM, ChannelGate, SpatialGate
 from cvattn.cbam import CBAM, ChannelAttention, SpatialAttention
+from cvattn.layers import EncoderLayer
+from cvattn.multihead import MultiHeadAttention
 from cvattn.se import SE
 from cvattn.sk import SK
 from cvattn.stn import SpatialTransformer
-from cvattn.transformer import EncoderLayer, MultiHeadAttention
 
 SHAPE = (2, 8, 5, 7)        # B, C, H, W: no two alike
 
@@ -381,7 +382,7 @@ class BuildsSigmoid(nn.Module):
 
 class Multiplies(BAM):
     """ba-4. A page adds the branches, the notebook beside it multiplies them. Text.
-    Cure: a sum, as in the paper; combine="product" is the official code.
+    Cure: a sum, as in the paper; official=True is the official code.
 
     Seen in: Jongchan/attention-module, issues 1, 39 and 52.
     """

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cvattn.book import check
 from cvattn.book.exercises.attention import EXERCISES, gate_cases, spread, temperature
-from cvattn.transformer import attention, weights
+from cvattn.multihead import attention, weights
 
 
 def test_other_ways_to_be_right_are_right():

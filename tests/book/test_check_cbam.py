@@ -26,7 +26,7 @@ def spatial_by_module(x, f, cls=SpatialAttention):
 
 def count_by_module(channels, reduction, kernel_size, official):
     module = CBAM(channels, reduction=reduction, kernel_size=kernel_size,
-                  bias=official, norm=official)
+                  official=official)
     return sum(p.numel() for p in module.parameters())
 
 

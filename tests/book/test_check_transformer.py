@@ -10,13 +10,9 @@ from torch.nn import functional as F
 from cvattn.book import check
 from cvattn.book.exercises.transformer import EXERCISES, each, story, streamed
 from cvattn.book.exercises.transformer import all_at_once as whole
-from cvattn.transformer import (
-    PositionalEncoding,
-    Transformer,
-    causal_mask,
-    label_smoothing,
-    weights,
-)
+from cvattn.multihead import causal_mask, weights
+from cvattn.recipe import label_smoothing
+from cvattn.transformer import PositionalEncoding, Transformer
 
 
 def eye(a):

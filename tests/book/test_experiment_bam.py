@@ -48,7 +48,7 @@ def test_each_arm_is_what_the_settings_say():
         assert [modules[i] is getattr(net, f"attention{i + 1}") for i in range(3)]
         assert [m.channel.W0.in_features for m in modules] == [16, 32, 64]
         assert all(isinstance(m.spatial.norm3, nn.BatchNorm2d) for m in modules)
-        kinds = {(m.combine, m.channel.W0.in_features // m.channel.W0.out_features,
+        kinds = {(m.how, m.channel.W0.in_features // m.channel.W0.out_features,
                   m.spatial.f1.dilation[0]) for m in modules}
         assert {m.spatial.f2.dilation for m in modules} == {
             m.spatial.f1.dilation for m in modules}

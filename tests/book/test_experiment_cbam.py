@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from cvattn.book import data, train
 from cvattn.book.experiments import cbam as experiment
 from cvattn.book.experiments import cbam_figures, se
+from cvattn.book.experiments.cbam_variants import ORDERS, CBAMVariant
 from cvattn.book.experiments.grid import Grid
-from cvattn.cbam import CBAM, ORDERS, ChannelAttention, SpatialAttention
+from cvattn.cbam import ChannelAttention, SpatialAttention
 
 ARMS = experiment.SETTINGS["arms"]
 HALVES = {order: 3 if "spatial" in order or order == "parallel" else 0
@@ -49,9 +50,9 @@ def test_each_arm_is_what_the_settings_say():
         "official": ("channel-spatial", ("mean", "max"), ("max", "mean"), 7, True),
     }
     found = {}
-    assert modules(experiment.build(experiment.GRID.used("plain")), CBAM) == []
+    assert modules(experiment.build(experiment.GRID.used("plain")), CBAMVariant) == []
     for arm in ARMS.keys() - {"plain"}:
-        blocks = modules(experiment.build(experiment.GRID.used(arm)), CBAM)
+        blocks = modules(experiment.build(experiment.GRID.used(arm)), CBAMVariant)
         assert [m.channel.W0.in_features for m in blocks] == [16, 32, 64]
         assert [m.channel.W0.out_features for m in blocks] == [4, 8, 16]
         kinds = set()
@@ -234,7 +235,7 @@ def test_seen_is_what_the_blocks_see():
     model, (images, _) = made(), pictures(30)
     found, caught = cbam_figures.seen(model, images), []
     hooks = [m.register_forward_pre_hook(lambda m, args: caught.append(args[0]))
-             for m in modules(model, CBAM)]
+             for m in modules(model, CBAMVariant)]
     with torch.inference_mode():
         x = data.to_float(images)
         model(x)
@@ -242,7 +243,7 @@ def test_seen_is_what_the_blocks_see():
     for hook in hooks:
         hook.remove()
     gates = experiment.spatial_gates(model, images)
-    for i, m in enumerate(modules(model, CBAM)):
+    for i, m in enumerate(modules(model, CBAMVariant)):
         torch.testing.assert_close(found["u"][i], caught[i])
         with torch.inference_mode():
             F1 = caught[i] * m.channel.gate(caught[i])

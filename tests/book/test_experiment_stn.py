@@ -15,6 +15,7 @@ from cvattn.book.experiments import bam, stn_figures
 from cvattn.book.experiments import stn as experiment
 from cvattn.book.experiments.grid import Grid
 from cvattn.stn import SpatialTransformer
+from cvattn.warps import Affine
 
 ARMS = experiment.SETTINGS["arms"]
 SIZE = experiment.CANVAS
@@ -45,7 +46,8 @@ def test_each_arm_is_what_the_settings_say():
         model = experiment.build(experiment.GRID.used(arm))
         first = experiment.transformer(model)
         assert (first is not None) == net.startswith("st_")
-        assert first is None or (first is model[0] and first.transform == "affine")
+        assert first is None or (
+            first is model[0] and type(first.transform) is Affine)
         convolutions = sum(isinstance(m, nn.Conv2d) for m in model)
         assert convolutions == (2 if net.endswith("cnn") else 0)
         assert not any(isinstance(m, SpatialTransformer) for m in model[1:])

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from cvattn.book.experiments import transformer as experiment
 from cvattn.book.experiments import transformer_cost
 from cvattn.book.experiments.grid import Grid
-from cvattn.transformer import MultiHeadAttention, warmup
+from cvattn.multihead import MultiHeadAttention
+from cvattn.recipe import warmup
 
 ARMS = experiment.SETTINGS["arms"]
 DAY = datetime.date(2021, 3, 5)

@@ -7,9 +7,9 @@ import torch
 from pages import CLOSE, PHONE, html, same_numbers
 from torch.nn import functional as F
 
-from cvattn.bam import COMBINE
 from cvattn.book import data, live
 from cvattn.book.experiments import bam, bam_figures
+from cvattn.book.experiments.bam_variants import COMBINE
 
 
 def choose(page, *words):

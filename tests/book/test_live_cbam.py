@@ -6,9 +6,9 @@ import torch
 from pages import CLOSE, PHONE, html, same_numbers
 from torch.nn import functional as F
 
-from cvattn import ChannelAttention
 from cvattn.book import data, live
 from cvattn.book.experiments import cbam, cbam_figures
+from cvattn.book.experiments.cbam_variants import ChannelVariant
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def spot_by_pytorch(pool7, shipped, picture, channel, spot):
           spot["column"] : spot["column"] + spot["side"]] = spot["value"]
     gates = []
     for pool in (("mean",), ("max",), ("mean", "max")):
-        module = ChannelAttention(64, reduction=4, pool=pool)
+        module = ChannelVariant(64, reduction=4, pool=pool)
         module.load_state_dict(half.state_dict())
         with torch.inference_mode():
             gates.append(module.gate(u)[0, channel].item())

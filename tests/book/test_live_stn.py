@@ -13,6 +13,7 @@ from cvattn import stn
 from cvattn.book import data, live
 from cvattn.book.experiments import stn as experiment
 from cvattn.book.experiments import stn_figures
+from cvattn.warps import Attention
 
 SIZE, CANVAS = 28, experiment.CANVAS
 
@@ -221,7 +222,7 @@ def test_other_localisers_are_refused():
     stn_figures.folded(stn.SpatialTransformer(good, features=3))
     with pytest.raises(ValueError, match="cannot fold the attention transformer"):
         stn_figures.folded(stn.SpatialTransformer(good, features=3,
-                                                  transform="attention"))
+                                                  transform=Attention()))
 
 
 def moved(picture, angle, scale, across, down):

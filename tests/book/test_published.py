@@ -167,13 +167,12 @@ def test_cbams_table_1_is_the_count_of_bam():
 
 def test_cifar_100_fits_with_batchnorm_at_the_end():
     row, = rows_with(published.CIFAR)
-    last = partial(BAM, norm="last")
-    own = millions(published.cifar(partial(resnet50, last, place="stage")))[0]
+    own = millions(published.cifar(partial(resnet50, BAM, place="stage")))[0]
     assert own == "24.066" and f"{own} M" in published.CIFAR
     assert rounds(float(own), row.millions)
     for network in (resnet18, resnet50, resnet101):
         name = network.__name__.replace("resnet", "ResNet-") + " + BAM"
-        both = float(millions(partial(network, last, place="stage"))[0])
+        both = float(millions(partial(network, BAM, place="stage"))[0])
         assert rounds(both, ROWS["BAM, ImageNet and CIFAR-100", name].millions)
 
 

@@ -6,8 +6,8 @@ from math import prod
 import torch
 from torch.nn import functional as F
 
-from cvattn.bam import COMBINE
 from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
+from cvattn.book.experiments.bam_variants import COMBINE
 
 # bam-1: field -------------------------------------------------------------------
 

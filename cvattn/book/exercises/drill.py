@@ -16,16 +16,12 @@ from torch.nn import functional as F
 
 from cvattn.bam import BAM
 from cvattn.cbam import SpatialAttention
+from cvattn.layers import EncoderLayer
+from cvattn.multihead import MultiHeadAttention, causal_mask, weights
 from cvattn.se import SE
 from cvattn.sk import SK
 from cvattn.stn import SpatialTransformer
-from cvattn.transformer import (
-    EncoderLayer,
-    MultiHeadAttention,
-    PositionalEncoding,
-    causal_mask,
-    weights,
-)
+from cvattn.transformer import PositionalEncoding
 from cvattn.vit import ViT
 
 

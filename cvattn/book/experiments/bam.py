@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from cvattn.bam import BAM
 from cvattn.book import train
+from cvattn.book.experiments.bam_variants import BAMVariant
 from cvattn.book.experiments.grid import Grid, fashion_mnist
 from cvattn.resnet import cifar_resnet
 
@@ -47,7 +48,7 @@ def build(settings: dict) -> nn.Module:
     """Return the untrained network of an arm."""
     attention = None
     if settings["bam"] is not None:
-        attention = [partial(BAM, **settings["bam"])] * 3
+        attention = [partial(BAMVariant, **settings["bam"])] * 3
     return cifar_resnet(attention, depth=settings["depth"], width=settings["width"],
                         place="stage", in_channels=1)
 

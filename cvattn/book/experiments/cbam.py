@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvattn.book import data, train
+from cvattn.book.experiments.cbam_variants import CBAMVariant
 from cvattn.book.experiments.grid import Grid
-from cvattn.cbam import CBAM, SpatialAttention
+from cvattn.cbam import SpatialAttention
 from cvattn.resnet import cifar_resnet
 
 SETTINGS = {
@@ -52,7 +53,8 @@ def build(settings: dict) -> nn.Module:
     """Return the untrained network of an arm."""
     attention = None
     if settings["cbam"] is not None:
-        attention = partial(CBAM, reduction=settings["reduction"], **settings["cbam"])
+        attention = partial(CBAMVariant, reduction=settings["reduction"],
+                            **settings["cbam"])
     return cifar_resnet(attention, depth=settings["depth"], width=settings["width"],
                         in_channels=1)
 
@@ -63,7 +65,7 @@ def spatial_gates(model: nn.Module, images: Tensor) -> list[Tensor]:
     seen: list[list[Tensor]] = [[] for _ in halves]
 
     def keep(rows: list[Tensor], half: SpatialAttention, x: Tensor) -> Tensor:
-        gate = SpatialAttention.gate(half, x)
+        gate = type(half).gate(half, x)
         rows.append(gate[:, 0].float().cpu())
         return gate
 

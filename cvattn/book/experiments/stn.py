@@ -25,8 +25,8 @@ from torch.nn import functional as F
 from cvattn.book import data, train
 from cvattn.book.experiments import bam
 from cvattn.book.experiments.grid import Grid, fashion_mnist
-from cvattn.stn import (
-    SpatialTransformer,
+from cvattn.stn import SpatialTransformer
+from cvattn.warps import (
     affine_grid,
     controls,
     projective_grid,

@@ -19,6 +19,7 @@ from cvattn.book.experiments.grid import RESULTS, write_arrays
 from cvattn.book.experiments.se_figures import SHOWN
 from cvattn.book.experiments.stn import trained
 from cvattn.stn import SpatialTransformer
+from cvattn.warps import Affine
 
 ARM = "RTS-st_cnn"
 
@@ -33,15 +34,16 @@ def folded(transformer: SpatialTransformer) -> list[tuple[Tensor, Tensor]]:
     """
     parts = [*transformer.localise.children()]
     pool, rest = parts[:1], parts[2:]
-    if (transformer.transform != "affine"
+    if (type(transformer.transform) is not Affine
             or [type(m) for m in parts[:2]] != [nn.AvgPool2d, nn.Flatten]
             or (pool[0].kernel_size, pool[0].stride) != (2, 2)
             or not rest or len(rest) % 3
             or [type(m) for m in rest]
             != [nn.Linear, nn.BatchNorm1d, nn.ReLU] * (len(rest) // 3)
             or any(m.bias is None for m in rest if not isinstance(m, nn.ReLU))):
-        raise ValueError(f"cannot fold the {transformer.transform} transformer with "
-                         f"the localiser {transformer.localise}")
+        kind = type(transformer.transform).__name__.lower()
+        raise ValueError(f"cannot fold the {kind} transformer with the localiser "
+                         f"{transformer.localise}")
     layers = []
     for linear, norm, _ in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()

@@ -32,7 +32,9 @@ from torch.nn import functional as F
 from cvattn.book import train
 from cvattn.book.experiments.grid import Grid
 from cvattn.decode import greedy
-from cvattn.transformer import MultiHeadAttention, Transformer, label_smoothing, warmup
+from cvattn.multihead import MultiHeadAttention
+from cvattn.recipe import label_smoothing, warmup
+from cvattn.transformer import Transformer
 
 PAD, START, END = 0, 1, 2
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyz -/.,_"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cvattn import cost
 from cvattn.book.experiments.grid import RESULTS, hardware, versions, write
-from cvattn.transformer import attention, weights
+from cvattn.multihead import attention, weights
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 HEADS, WIDTH = 8, 64
