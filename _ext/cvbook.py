@@ -60,9 +60,9 @@ class LiveFigure(SphinxDirective):
     required_arguments = 1
 
     def run(self):
-        from cvattn import live
+        from cvattn.book import live
 
-        for file in Path(live.__file__).parent.glob("_live/*"):
+        for file in Path(live.__file__).parent.glob("page/*"):
             self.env.note_dependency(str(file))
         figures = {make.__name__: make for make in live.FIGURES}
         name = self.arguments[0]

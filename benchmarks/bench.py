@@ -46,7 +46,7 @@ from torch.nn import functional as F
 import cvattn
 from benchmarks import official, peers
 from cvattn import cost, weights
-from cvattn.experiments.grid import hardware, versions
+from cvattn.book.experiments.grid import hardware, versions
 from cvattn.transformer import (
     DecoderLayer,
     EncoderLayer,

@@ -2,7 +2,6 @@
 
 from .bam import BAM, ChannelGate, SpatialGate
 from .cbam import CBAM, ChannelAttention, SpatialAttention
-from .check import check
 from .decode import beam, greedy
 from .resnet import (
     cifar_resnet,
@@ -56,7 +55,6 @@ __all__ = [
     "beam",
     "bilinear_sample",
     "causal_mask",
-    "check",
     "cifar_resnet",
     "greedy",
     "label_smoothing",

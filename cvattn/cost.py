@@ -305,7 +305,7 @@ def table(models: dict[str, nn.Module], *inputs, repeats: int = 5,
 
 def main() -> None:
     import cvattn
-    from cvattn import published
+    from cvattn.book import published
 
     parser = argparse.ArgumentParser(prog="python -m cvattn.cost",
                                      description=__doc__.splitlines()[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cvattn.live import chromium
+from cvattn.book.live import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() == "true"
@@ -53,7 +53,7 @@ def site(book) -> str:
 @pytest.fixture(scope="session")
 def net():
     """The trained SE network whose last block the live figures hold."""
-    from cvattn.experiments.se import trained
+    from cvattn.book.experiments.se import trained
 
     return trained("se")
 
@@ -61,7 +61,7 @@ def net():
 @pytest.fixture(scope="session")
 def arrays():
     """The shipped numbers of the live figures."""
-    from cvattn import live
+    from cvattn.book import live
 
     return live.trained()
 

@@ -1,0 +1,1 @@
+"""The exercises of each chapter; `cvattn.book.check` checks answers to them."""

@@ -1,0 +1,869 @@
+"""The exercises of the chapter "Attention Is All You Need", and known mistakes."""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cvattn.book.exercises.attention import rand
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong
+
+# transformer-1: look_back --------------------------------------------------------
+
+
+def look_back(a, *, diagonal=0, dim=1):
+    may = torch.ones(a.shape, dtype=torch.bool).tril(diagonal)
+    return a.masked_fill(~may, -math.inf).softmax(dim)
+
+
+def late(a, *, again=False):
+    p = a.softmax(1).tril()
+    return p / p.sum(1, keepdim=True) if again else p
+
+
+NOT_ITSELF = (
+    "A letter may look at itself, too; and the first one, which here may look nowhere, "
+    "becomes 0/0, NaN. Keep the diagonal: tril(), not tril(-1).")
+UNDERFLOW = (
+    "Masking after the softmax and sharing out again is right as long as anything is "
+    "left. In the last case the forbidden score is 200 above the others, they "
+    "underflow to zero, and the row is 0/0, NaN.")
+MULTIPLIED = (
+    "Every row is NaN. Minus infinity may be added or put in place, never multiplied: "
+    "0 times infinity is NaN. masked_fill puts it where it belongs.")
+QUERIES = "The softmax runs over the queries. Each row is one query: axis 1."
+NOWHERE = (
+    "Right where there is something to see. A row that may look nowhere is minus "
+    "infinity throughout, and its softmax 0/0: NaN. It should be zeros.")
+
+
+def lost_rows(y, shape) -> list[int]:
+    """Return the rows that are NaN throughout, if nothing else is NaN."""
+    if not isinstance(y, Tensor) or y.shape != shape or not y.is_floating_point():
+        return []
+    rows = y.isnan().all(1)
+    return rows.nonzero().flatten().tolist() if rows.sum() * shape[1] == (
+        y.isnan().sum()) else []
+
+
+def run_look_back(answer, a):
+    y = answer(a)
+    rows = lost_rows(y, a.shape)
+    if len(rows) == len(a):
+        raise Says(MULTIPLIED)
+    if rows == [0]:
+        raise Says(NOT_ITSELF)
+    if rows:
+        raise Says(UNDERFLOW)
+    return y
+
+
+def run_hide(answer, a, may):
+    y = answer(a, may)
+    rows = lost_rows(y, a.shape)
+    if rows and rows == (~may.any(1)).nonzero().flatten().tolist():
+        raise Says(NOWHERE)
+    if len(rows) == len(a):
+        raise Says(MULTIPLIED)
+    columns = lost_rows(y.T, a.T.shape) if isinstance(y, Tensor) and y.ndim == 2 else []
+    if columns and columns == (~may.any(0)).nonzero().flatten().tolist():
+        raise Says(QUERIES)
+    return y
+
+
+LOOK_BACK = Exercise(
+    name="look_back",
+    reference=look_back,
+    right="Forbidden scores are minus infinity before the softmax, so the rest of the "
+    "row shares the whole, however large they were.",
+    given="a",
+    axes="NM",
+    cases=lambda: [(rand(4, 4, seed=1),), (rand(6, 6, seed=2),),
+                   (rand(3, 3, seed=3) + torch.tensor([0.0, 0.0, 200.0]),)],
+    call=run_look_back,
+    wrong=(
+        Wrong(
+            lambda a: look_back(a, diagonal=1),
+            "Each letter also sees the next one, which is the one that it has to "
+            "predict. The last one allowed is the letter itself: tril(), not tril(1).",
+        ),
+        Wrong(
+            lambda a: look_back(a, diagonal=-1),
+            NOT_ITSELF,
+        ),
+        Wrong(
+            lambda a: a.masked_fill(torch.ones_like(a).triu().bool().logical_not(),
+                                    -math.inf).softmax(1),
+            "Each letter sees itself and what comes later: the mask is turned round. "
+            "Row n may look at columns 0 to n.",
+        ),
+        Wrong(
+            late,
+            "The forbidden weights are zero, but after the softmax: they took part in "
+            "the sum, and the rows no longer sum to 1.",
+        ),
+        Wrong(
+            partial(late, again=True),
+            UNDERFLOW,
+        ),
+        Wrong(
+            lambda a: a.tril().softmax(1),
+            "The forbidden scores are set to 0. That is a score like any other, and "
+            "e^0 = 1: set them to minus infinity.",
+        ),
+        Wrong(
+            lambda a: look_back(a, dim=0),
+            "The softmax runs down the columns, over the queries. Each row is one "
+            "query's shares: axis 1.",
+        ),
+        Wrong(
+            lambda a: a.softmax(1),
+            "Nothing is hidden: every letter sees the whole text.",
+        ),
+        Wrong(
+            lambda a: a.masked_fill(~torch.ones_like(a).tril().bool(), -math.inf),
+            "These are still scores, with the forbidden ones at minus infinity. Their "
+            "softmax, row by row, gives the weights.",
+        ),
+        Wrong(
+            lambda a: (a.tril() + torch.ones_like(a).triu(1) * -10).softmax(1),
+            "Forbidden scores are set to a number that is not low enough: a little "
+            "weight still gets through. Minus infinity lets none.",
+        ),
+    ),
+)
+
+
+# transformer-2: hide -------------------------------------------------------------
+
+
+def hide(a, may):
+    seeing = may.any(1, keepdim=True)
+    p = a.masked_fill(~may & seeing, -math.inf).softmax(1)
+    return p.masked_fill(~seeing, 0.0)
+
+
+def hide_cases():
+    may = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]).bool()
+    other = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 1]]).bool()
+    return [(rand(3, 5, seed=11), may), (rand(4, 3, seed=12), other)]
+
+
+HIDE = Exercise(
+    name="hide",
+    reference=hide,
+    right="A row that may look nowhere takes nothing, and no NaN leaves it to spoil "
+    "the rest.",
+    given="a may",
+    axes="NM",
+    cases=hide_cases,
+    call=run_hide,
+    wrong=(
+        Wrong(
+            lambda a, may: a.masked_fill(~may, -math.inf).softmax(1),
+            NOWHERE,
+        ),
+        Wrong(
+            lambda a, may: a.masked_fill(~may, -1e9).softmax(1),
+            "With a very low number in place of minus infinity a row that may look "
+            "nowhere has equal scores, and shares itself among all that is hidden.",
+        ),
+        Wrong(
+            lambda a, may: hide(a, ~may),
+            "The mask is turned round: True says that a query may look. (PyTorch's "
+            "nn.MultiheadAttention means the contrary.)",
+        ),
+        Wrong(
+            lambda a, may: a.softmax(1) * may,
+            "The mask comes after the softmax: the hidden keys took part in the sum, "
+            "and rows no longer sum to 1.",
+        ),
+        Wrong(
+            lambda a, may: (a * may).softmax(1),
+            "Hidden scores become 0, a score like any other. Minus infinity is what "
+            "the softmax turns into no weight.",
+        ),
+        Wrong(
+            lambda a, may: a.masked_fill(~may, -math.inf).softmax(0).nan_to_num(),
+            QUERIES,
+        ),
+        Wrong(
+            lambda a, may: torch.sigmoid(a) * may,
+            "These are sigmoids: what is hidden gets nothing, but the rest of a row "
+            "does not share a sum of 1. Use a softmax.",
+        ),
+        Wrong(
+            lambda a, may: a.softmax(1),
+            "The mask is not used.",
+        ),
+    ),
+)
+
+
+# transformer-3: heads ------------------------------------------------------------
+
+
+def heads(x, h):
+    return x.view(len(x), h, -1).transpose(0, 1).contiguous()
+
+
+HEADS = Exercise(
+    name="heads",
+    reference=heads,
+    right="First name the two halves of the channel axis, then bring the heads to "
+    "the front. Position n of each head is position n of x.",
+    given="x h",
+    axes="KNE",
+    cases=lambda: [(rand(5, 12, seed=21), 3), (rand(7, 8, seed=22), 4)],
+    wrong=(
+        Wrong(
+            lambda x, h: x.reshape(h, len(x), -1),
+            "A bare view: the shape fits, but the first head got the first part of "
+            "the text, chopped up, and not its own channels. View as (N, h, d), "
+            "then exchange two axes.",
+        ),
+        Wrong(
+            lambda x, h: x.view(len(x), h, -1),
+            "The channels are shared out rightly, and the positions still come first. "
+            "Exchange the first two axes.",
+        ),
+        Wrong(
+            lambda x, h: x.view(len(x), -1, h).permute(2, 0, 1),
+            "Each head got every h-th channel. It should get neighbours: channels 0 "
+            "to d - 1 to the first head, and so on.",
+        ),
+        Wrong(
+            lambda x, h: heads(x, h).transpose(1, 2),
+            "Positions and entries are exchanged: each head should be (N, d), a row "
+            "for each position.",
+        ),
+        Wrong(
+            lambda x, h: x.expand(h, *x.shape),
+            "Every head got all channels. They share them: d = D / h each.",
+        ),
+        Wrong(
+            lambda x, h: heads(x, x.shape[1] // h),
+            "There are D / h heads of h entries. It should be h heads of D / h.",
+        ),
+        Wrong(
+            lambda x, h: heads(x, h).flip(0),
+            "The heads are in the reverse order: the first gets the first channels.",
+        ),
+        Wrong(
+            lambda x, h: x.T.reshape(h, len(x), -1),
+            "Transposed first, and then viewed: a head's rows now hold one channel at "
+            "many positions. View first, then exchange axes.",
+        ),
+    ),
+)
+
+
+# transformer-4: positions --------------------------------------------------------
+
+
+def positions(t, D, *, base=10000.0, power=lambda i, D: 2 * i / D, first=torch.sin,
+              second=torch.cos, sign=-1):
+    i = torch.arange(D // 2)
+    angle = t[:, None] * base ** (sign * power(i, D))
+    return torch.stack([first(angle), second(angle)], dim=2).flatten(1)
+
+
+POSITIONS = Exercise(
+    name="positions",
+    reference=positions,
+    right="Pair i turns by omega_i from letter to letter. Any position has a code, "
+    "also one that no training text ever reached.",
+    given="t D",
+    axes="NC",
+    cases=lambda: [(torch.arange(7.0), 8), (torch.tensor([3.0, 41.0, 0.0]), 6)],
+    wrong=(
+        Wrong(
+            lambda t, D: torch.cat([positions(t, D)[:, ::2], positions(t, D)[:, 1::2]],
+                                   dim=1),
+            "All sines stand before all cosines, as in the authors' own code. The "
+            "paper's equation lets them alternate: 2i is a sine, 2i + 1 its cosine.",
+        ),
+        Wrong(
+            partial(positions, power=lambda i, D: i / D),
+            "The exponent is i / D. It is 2i / D, with i from 0 to D/2 - 1, so that "
+            "the last pair is about 10000 times as slow as the first.",
+        ),
+        Wrong(
+            partial(positions, power=lambda i, D: 4 * i / D),
+            "The channel number 2i was doubled once more. The pair of channels 2i and "
+            "2i + 1 has the exponent 2i / D.",
+        ),
+        Wrong(
+            partial(positions, sign=1),
+            "The waves get faster and faster: the exponent lacks its minus, or the "
+            "division.",
+        ),
+        Wrong(
+            partial(positions, first=torch.cos, second=torch.sin),
+            "Sine and cosine have changed places: even channels are sines.",
+        ),
+        Wrong(
+            lambda t, D: positions(t + 1, D),
+            "This is the code of the next position: t itself is the position, and "
+            "position 0 has the code 0, 1, 0, 1, …",
+        ),
+        Wrong(
+            partial(positions, base=1000.0),
+            "The base is 1000. In the paper it is 10000.",
+        ),
+        Wrong(
+            lambda t, D: torch.stack([f(t * 10000 ** (-i / D)) for i, f in zip(
+                range(D), [torch.sin, torch.cos] * D, strict=False)], dim=1),
+            "Every channel has a frequency of its own. The two of a pair share one, "
+            "or they would not turn together.",
+        ),
+        Wrong(
+            partial(positions, second=torch.sin),
+            "Both channels of a pair are sines. The second is a cosine: a sine alone "
+            "does not tell which half of its wave it is on.",
+        ),
+        Wrong(
+            partial(positions, power=lambda i, D: 2 * i / (D - 2)),
+            "The exponent runs to 1 at the last pair, as in the authors' own code. The "
+            "paper divides by D.",
+        ),
+    ),
+)
+
+
+# transformer-5: shifted ----------------------------------------------------------
+
+
+def shifted(code, k, *, power=2, turn=1):
+    D = code.shape[1]
+    angle = k * 10000.0 ** (-power * torch.arange(D // 2) / D)
+    s, c = code[:, ::2], code[:, 1::2]
+    cos, sin = angle.cos(), turn * angle.sin()
+    return torch.stack([cos * s + sin * c, cos * c - sin * s], dim=2).flatten(1)
+
+
+def lost(code, k, f):
+    """Change the pair after the shift."""
+    y = shifted(code, k)
+    return torch.stack(f(y[:, ::2], y[:, 1::2]), dim=2).flatten(1)
+
+
+SHIFTED = Exercise(
+    name="shifted",
+    reference=shifted,
+    right="Each pair turns by its own angle omega_i k, and nobody had to know t. That "
+    "is a matrix, so a head can have it in its weights.",
+    given="code k",
+    axes="NC",
+    cases=lambda: [(positions(torch.tensor([0.0, 5.0, 33.0]), 8), 3),
+                   (positions(torch.tensor([20.0, 60.0, 7.0, 8.0]), 6), -5)],
+    wrong=(
+        Wrong(
+            partial(shifted, turn=-1),
+            "This turns the other way: it is the code of the position k earlier. In "
+            "the first row of the matrix the sine has a plus.",
+        ),
+        Wrong(
+            lambda code, k: code + positions(torch.tensor([float(k)]),
+                                             code.shape[1]),
+            "Codes are added. The sine of a sum is not the sum of sines: turn each "
+            "pair.",
+        ),
+        Wrong(
+            lambda code, k: code.roll(-k, 0),
+            "The rows are moved. What stands in the other rows are other positions, "
+            "not those k later.",
+        ),
+        Wrong(
+            lambda code, k: code.roll(-k, 1),
+            "The channels are moved. The shift is of the position: each pair of "
+            "channels turns.",
+        ),
+        Wrong(
+            partial(shifted, power=1),
+            "The frequencies are those of the exponent i / D. It is 2i / D for the "
+            "pair of channels 2i and 2i + 1.",
+        ),
+        Wrong(
+            partial(shifted, power=0),
+            "Every pair turns by k radians. Pair i turns by omega_i k: slow hands "
+            "turn less.",
+        ),
+        Wrong(
+            lambda code, k: lost(code, k, lambda s, c: (c, s)),
+            "Sine and cosine come out in each other's place.",
+        ),
+        Wrong(
+            lambda code, k: code,
+            "Nothing has moved.",
+        ),
+        Wrong(
+            lambda code, k: torch.cat([shifted(code, k)[:, ::2],
+                                       shifted(code, k)[:, 1::2]], 1),
+            "The values are right and in another order: sine and cosine should "
+            "alternate.",
+        ),
+    ),
+)
+
+
+# transformer-6: count ------------------------------------------------------------
+
+
+def count(V, D, H, L, *, embeddings=1, attentions=3, bias=0, ffn_bias=1, norms=5,
+          each_norm=2, last=0):
+    attention = attentions * (4 * D * D + bias * 4 * D)
+    ffn = 2 * (2 * D * H + ffn_bias * (H + D))
+    return embeddings * V * D + L * (
+        attention + ffn + norms * each_norm * D) + last * 4 * D
+
+
+COUNT = Exercise(
+    name="count",
+    reference=count,
+    right="Most of it is the feed-forward as soon as H = 4D: 8 D^2 against 4 D^2 for "
+    "an attention.",
+    given="V D H L",
+    cases=lambda: [(37000, 512, 2048, 6), (45, 32, 64, 2), (7, 12, 20, 1)],
+    wrong=(
+        Wrong(
+            partial(count, embeddings=3),
+            "V D is counted three times. One matrix serves for letters read, letters "
+            "written and logits.",
+        ),
+        Wrong(
+            partial(count, embeddings=2),
+            "V D is counted twice. One matrix serves for letters read, letters "
+            "written and logits.",
+        ),
+        Wrong(
+            partial(count, embeddings=0),
+            "The embedding, V D, is missing.",
+        ),
+        Wrong(
+            partial(count, attentions=2),
+            "One attention a layer is missing: a decoder layer has two, its look back "
+            "and the cross-attention.",
+        ),
+        Wrong(
+            partial(count, attentions=2, norms=4),
+            "The cross-attention is missing, and its norm: a decoder layer has three "
+            "sublayers.",
+        ),
+        Wrong(
+            partial(count, bias=1),
+            "Biases of the attentions' projections are counted. The paper prints none.",
+        ),
+        Wrong(
+            partial(count, ffn_bias=0),
+            "The biases of the feed-forward, H + D, are missing: the paper's Eq. 2 "
+            "has b1 and b2.",
+        ),
+        Wrong(
+            partial(count, norms=0),
+            "The norms are missing: 2D numbers each, a scale and a shift for every "
+            "channel; two in an encoder layer, three in a decoder layer.",
+        ),
+        Wrong(
+            partial(count, norms=4),
+            "A norm is missing. An encoder layer has two, a decoder layer three: one "
+            "for each sublayer.",
+        ),
+        Wrong(
+            partial(count, each_norm=1),
+            "A norm has two numbers for each channel, a scale and a shift. This counts "
+            "one.",
+        ),
+        Wrong(
+            partial(count, last=1),
+            "Two norms too many, one after each stack: the paper's form, with the norm "
+            "after each sum, needs none there.",
+        ),
+        Wrong(
+            lambda V, D, H, L: V * D + L * (8 * D * D + 2 * D * H + H + 7 * D),
+            "This is the embedding and the decoder alone. The encoder has L layers, "
+            "too.",
+        ),
+        Wrong(
+            lambda V, D, H, L: count(V, D, H, L) - 3 * L * D * D,
+            "An attention has four matrices of D x D: W_O is missing.",
+        ),
+    ),
+)
+
+
+# transformer-7: smooth -----------------------------------------------------------
+
+
+def smooth(target, V, epsilon):
+    q = torch.full((len(target), V), epsilon / V)
+    q[torch.arange(len(target)), target] += 1 - epsilon
+    return q
+
+
+def spread_over(others):
+    def wrong(target, V, epsilon):
+        q = torch.full((len(target), V), epsilon / others(V))
+        q[torch.arange(len(target)), target] = 1 - epsilon
+        return q
+    return wrong
+
+
+SMOOTH = Exercise(
+    name="smooth",
+    reference=smooth,
+    right="Each row sums to 1. The target keeps 1 - epsilon and its own share of "
+    "epsilon.",
+    given="target V epsilon",
+    axes="TL",
+    cases=lambda: [(torch.tensor([2, 0, 4]), 5, 0.1), (torch.tensor([1, 1]), 3, 0.3)],
+    wrong=(
+        Wrong(
+            spread_over(lambda V: V - 1),
+            "epsilon is spread over the other V - 1 letters. In the paper's form the "
+            "target gets a share of it too.",
+        ),
+        Wrong(
+            spread_over(lambda V: V),
+            "The target lacks its own share of epsilon, and the rows sum to less than "
+            "1: its entry is 1 - epsilon + epsilon / V.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, 0.0),
+            "These are hard targets: nothing is spread.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, 1 - epsilon),
+            "epsilon and 1 - epsilon have changed places: most of the weight is "
+            "spread.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, 0.0) + epsilon / V,
+            "epsilon is added, and taken from nowhere: the rows sum to 1 + epsilon.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, 0.0) * (1 - epsilon) + epsilon,
+            "Every letter gets the whole of epsilon. It is shared: epsilon / V each.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, 0.0) * (1 - epsilon),
+            "The targets keep 1 - epsilon, and the rest is lost: spread epsilon over "
+            "all V letters.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, epsilon).log(),
+            "These are logarithms. The loss takes the logarithm of p, not of q.",
+        ),
+    ),
+)
+
+
+# transformer-8: write ------------------------------------------------------------
+
+
+def write(step, start, end, most, *, pick=torch.argmax, keep=True, room=0, stop=True,
+          seen=lambda ids: ids):
+    ids = [start]
+    while len(ids) <= most + room:
+        ids.append(int(pick(step(seen(ids)))))
+        if stop and ids[-1] == end:
+            break
+    return ids[1:] if keep else [i for i in ids[1:] if i != end]
+
+
+def story(seed: int, letters: int = 7):
+    """A network of one line: log p depends on all that was written."""
+    table = rand(letters, letters, seed=seed)
+
+    def step(ids):
+        if not ids or not all(isinstance(i, int) for i in ids):
+            raise Says("step wants the list of all ids so far, start first, as ints.")
+        n = torch.arange(1.0, len(ids) + 1)
+        return (table[ids] * n.sin()[:, None]).sum(0).log_softmax(0)
+    return step
+
+
+WRITE = Exercise(
+    name="write",
+    reference=write,
+    right="Each letter is chosen, and chosen for good, before the next is looked at: "
+    "that is greedy.",
+    given="step start end most",
+    cases=lambda: [(story(31), 0, 3, 9), (story(33), 0, 3, 6), (story(57), 2, 0, 4),
+                   (story(46), 1, 5, 12)],
+    wrong=(
+        Wrong(
+            lambda *args: [args[1], *write(*args)],
+            "`start` is returned too. It is given, not written.",
+        ),
+        Wrong(
+            partial(write, keep=False),
+            "`end` is missing. It is a letter like any other, and here it is returned, "
+            "if it was written.",
+        ),
+        Wrong(
+            partial(write, stop=False),
+            "It goes on after `end`: that letter says that the text is complete.",
+        ),
+        Wrong(
+            partial(write, room=1),
+            "One letter too many: `most` counts the letters written, without `start`.",
+        ),
+        Wrong(
+            partial(write, room=-1),
+            "One letter too few: `most` counts the letters written, and `start` is "
+            "not one of them.",
+        ),
+        Wrong(
+            partial(write, seen=lambda ids: ids[-1:]),
+            "Only the last letter is shown to the network. It needs all that was "
+            "written so far, `start` included.",
+        ),
+        Wrong(
+            partial(write, seen=lambda ids: ids[:1]),
+            "The network is shown `start` alone every time: what it writes is never "
+            "fed back.",
+        ),
+        Wrong(
+            partial(write, pick=torch.argmin),
+            "This takes the least likely letter.",
+        ),
+        Wrong(
+            lambda step, start, end, most: [int(step([start]).argmax())],
+            "One letter is written. Feed it back, and go on until `end`.",
+        ),
+        Wrong(
+            lambda *args: torch.tensor(write(*args)),
+            "The letters are right. Return them as a list of ints, not as a tensor.",
+        ),
+    ),
+)
+
+
+# transformer-9: sublayer ---------------------------------------------------------
+
+
+def block(x, f, norm, norm_first):
+    return x + f(norm(x)) if norm_first else norm(x + f(x))
+
+
+def some_norm(x):
+    return torch.nn.functional.layer_norm(x, x.shape[-1:])
+
+
+def some_layer(seed):
+    W = rand(6, 6, seed=seed)
+    return lambda x: torch.relu(x @ W) - 0.3
+
+
+BLOCK = Exercise(
+    name="block",
+    reference=block,
+    right="Pre-norm leaves a road on which x is never normalised; post-norm has none.",
+    given="x f norm norm_first",
+    axes="NC",
+    cases=lambda: [(rand(5, 6, seed=41), some_layer(42), some_norm, False),
+                   (rand(4, 6, seed=43), some_layer(44), some_norm, True)],
+    wrong=(
+        Wrong(
+            lambda x, f, norm, first: block(x, f, norm, not first),
+            "The two forms have changed places: norm_first normalises what enters the "
+            "sublayer.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: block(x, f, norm, False),
+            "This is post-norm, whatever norm_first says.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: block(x, f, norm, True),
+            "This is pre-norm, whatever norm_first says.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: (norm(x) + f(norm(x)) if first
+                                       else norm(x + f(x))),
+            "With norm_first the shortcut is normalised too. It should carry x itself: "
+            "x + f(norm(x)).",
+        ),
+        Wrong(
+            lambda x, f, norm, first: x + f(norm(x)) if first else x + norm(f(x)),
+            "In post-norm the sum is normalised, norm(x + f(x)), not the sublayer's "
+            "result alone.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: f(norm(x)) if first else norm(f(x)),
+            "The shortcut is missing: x is added to the sublayer's result.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: norm(x + f(norm(x))) if first else norm(x + f(x)),
+            "With norm_first there are two norms. The one after the sum belongs to the "
+            "other form.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: x + norm(f(x)) if first else norm(x + f(x)),
+            "With norm_first the norm comes before the sublayer, f(norm(x)), not after "
+            "it.",
+        ),
+        Wrong(
+            lambda x, f, norm, first: x + f(x),
+            "There is no norm.",
+        ),
+    ),
+)
+
+
+# transformer-10: streamed --------------------------------------------------------
+
+
+def streamed(q, blocks, *, scale=math.sqrt, rescale=(True, True), safe=True):
+    top = torch.full((len(q), 1), -math.inf)
+    total, y = torch.zeros(len(q), 1), 0.0
+    for K, V in blocks():
+        a = q @ K.T / scale(q.shape[1])
+        high = torch.maximum(top, a.amax(1, keepdim=True)) if safe else torch.zeros(1)
+        old, e = (top - high).exp() if safe else torch.ones(1), (a - high).exp()
+        total = total * (old if rescale[0] else 1) + e.sum(1, keepdim=True)
+        y = y * (old if rescale[1] else 1) + e @ V
+        top = high
+    return y / total
+
+
+def each(q, blocks):
+    """The result of each block by itself, and its number of keys."""
+    return [((q @ K.T / math.sqrt(q.shape[1])).softmax(1) @ V, len(K))
+            for K, V in blocks()]
+
+
+def in_blocks(n, d, v, sizes, seed, loud=1.0):
+    K, V = loud * rand(sum(sizes), d, seed=seed), rand(sum(sizes), v, seed=seed + 1)
+
+    def blocks():
+        return iter(list(zip(K.split(sizes), V.split(sizes), strict=True)))
+    return rand(n, d, seed=seed + 2), blocks
+
+
+def all_at_once(q, blocks):
+    K, V = (torch.cat(parts) for parts in zip(*blocks(), strict=True))
+    return (q @ K.T / math.sqrt(q.shape[1])).softmax(1) @ V
+
+
+TWICE = (
+    "blocks() was called a second time. Each block comes once: where a larger score "
+    "comes, correct what you have, and do not begin again.")
+KEPT = (
+    "A block was used after the next one had come, and by then it was gone. Take from "
+    "each block what you need; three things for each query are enough.")
+
+
+def run_streamed(answer, q, blocks):
+    """Hand out the blocks once, and spoil each when the next one is asked for."""
+    def one_after_the_other(spoil):
+        for K, V in blocks():
+            K, V = K.clone(), V.clone()
+            yield K, V
+            if spoil:
+                K.fill_(math.nan), V.fill_(math.nan)
+
+    def result(spoil):
+        streams = [one_after_the_other(spoil)]
+
+        def once():
+            if not streams:
+                raise Says(TWICE)
+            return streams.pop()
+        return answer(q, once)
+
+    y = result(spoil=True)
+    if isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any() and (
+            not result(spoil=False).isnan().any()):
+        raise Says(KEPT)
+    return y
+
+
+def averaged(q, blocks, *, by_number):
+    parts = each(q, blocks)
+    sizes = [n if by_number else 1 for _, n in parts]
+    return sum(n * y for n, (y, _) in zip(sizes, parts, strict=True)) / sum(sizes)
+
+
+def own_largest(q, blocks):
+    total, y = 0.0, 0.0
+    for K, V in blocks():
+        a = q @ K.T / math.sqrt(q.shape[1])
+        e = (a - a.amax(1, keepdim=True)).exp()
+        total, y = total + e.sum(1, keepdim=True), y + e @ V
+    return y / total
+
+
+STREAMED = Exercise(
+    name="streamed",
+    reference=streamed,
+    right="Three things were kept for each query: the largest score so far, the sum, "
+    "and the sum of values. That is what fused kernels do.",
+    given="q blocks",
+    axes="NV",
+    cases=lambda: [in_blocks(3, 4, 2, [4, 2, 5], 51), in_blocks(2, 6, 3, [3, 3], 54),
+                   in_blocks(3, 4, 2, [2, 3, 4], 57, loud=100.0)],
+    call=run_streamed,
+    wrong=(
+        Wrong(
+            partial(averaged, by_number=False),
+            "Each block has a softmax of its own, and their results are averaged. Keys "
+            "of different blocks should compete: keep one sum for all.",
+        ),
+        Wrong(
+            partial(averaged, by_number=True),
+            "The blocks' own results are averaged by the number of their keys. Weigh "
+            "them by their sums of exponentials.",
+        ),
+        Wrong(
+            lambda q, blocks: sum(y for y, _ in each(q, blocks)),
+            "The results of the blocks are added, each with weights that sum to 1. "
+            "All keys together share 1.",
+        ),
+        Wrong(
+            lambda q, blocks: each(q, blocks)[-1][0],
+            "This is the last block alone. Carry on what the earlier ones gave.",
+        ),
+        Wrong(
+            lambda q, blocks: each(q, blocks)[0][0],
+            "This is the first block alone. Go through all of them.",
+        ),
+        Wrong(
+            partial(streamed, rescale=(False, True)),
+            "When a larger score comes, the values so far are rescaled, but not the "
+            "sum. Both were computed with the old maximum.",
+        ),
+        Wrong(
+            partial(streamed, rescale=(True, False)),
+            "When a larger score comes, the sum is rescaled, but not the values so "
+            "far. Both were computed with the old maximum.",
+        ),
+        Wrong(
+            partial(streamed, rescale=(False, False)),
+            "When a larger score comes, sum and values so far have to be rescaled: "
+            "they were computed with the old maximum.",
+        ),
+        Wrong(
+            own_largest,
+            "Each block takes off its own largest score, and the sums are added as if "
+            "it had been the same. Bring both to one largest score first.",
+        ),
+        Wrong(
+            all_at_once,
+            KEPT,
+        ),
+        Wrong(
+            partial(streamed, scale=lambda d: 1),
+            "The scores are not divided by sqrt(d).",
+        ),
+    ),
+)
+
+
+EXERCISES = {
+    "transformer-1": LOOK_BACK, "transformer-2": HIDE, "transformer-3": HEADS,
+    "transformer-4": POSITIONS, "transformer-5": SHIFTED, "transformer-6": COUNT,
+    "transformer-7": SMOOTH, "transformer-8": WRITE, "transformer-9": BLOCK,
+    "transformer-10": STREAMED,
+}

@@ -1,0 +1,109 @@
+"""What a gate costs: time of an SE block over time of the plain block.
+
+    python -m cvattn.book.experiments.se_cost            # print the table
+    python -m cvattn.book.experiments.se_cost --write    # and keep it as se_cost.json
+
+Both blocks take turns within one run, so that whatever else the machine does
+slows both. Each turn gives one ratio; the table shows the quartiles of the ratios.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cvattn.book.experiments.grid import RESULTS, hardware, versions, write
+from cvattn.resnet import Block, project
+from cvattn.se import SE
+
+SHAPES = [(8, 256, 56, 56), (8, 512, 28, 28), (8, 1024, 14, 14), (8, 2048, 7, 7)]
+
+
+def bottleneck(channels: int, attention) -> Block:
+    return Block(channels, channels // 4, 1, bottleneck=True, shortcut=project,
+                 attention=attention, place="standard", stride_in="3x3")
+
+
+def forward(block: nn.Module, x: Tensor) -> None:
+    """Inference: BatchNorm uses its running statistics and leaves them alone."""
+    block.eval()
+    with torch.inference_mode():
+        block(x)
+
+
+def both(block: nn.Module, x: Tensor) -> None:
+    """A training step without the optimizer."""
+    block.train()
+    block.zero_grad()
+    block(x).sum().backward()
+
+
+def seconds(step: Callable[[nn.Module, Tensor], None], block: nn.Module,
+            x: Tensor) -> float:
+    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    step(block, x)
+    wait()
+    return time.perf_counter() - start
+
+
+def quartiles(plain: nn.Module, other: nn.Module, x: Tensor,
+              turns: int) -> dict[str, list[float]]:
+    """Return those of other over plain: inference, and forward with backward."""
+    out = {}
+    for name, step in (("forward", forward), ("both", both)):
+        step(plain, x), step(other, x)
+        seen = []
+        for turn in range(turns):
+            if turn % 2:
+                below, above = seconds(step, plain, x), seconds(step, other, x)
+            else:
+                above, below = seconds(step, other, x), seconds(step, plain, x)
+            seen.append(above / below)
+        found = torch.tensor(seen).quantile(torch.tensor([0.25, 0.5, 0.75]))
+        out[name] = [round(q, 3) for q in found.tolist()]
+    return out
+
+
+def ratios(shape: tuple[int, ...], turns: int) -> dict[str, list[float]]:
+    """Return the quartiles of SE over plain."""
+    x = torch.randn(shape, device="cuda" if torch.cuda.is_available() else "cpu")
+    plain, se = (bottleneck(shape[1], a).to(x.device) for a in (None, SE))
+    return quartiles(plain, se, x, turns)
+
+
+def table(file: Path, title: str, shapes: Sequence[tuple[int, ...]],
+          ratios: Callable[[tuple[int, ...], int], dict]) -> None:
+    """Measure and print each shape; with --write, keep the table in the file."""
+    parser = argparse.ArgumentParser(description=title)
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    rows = []
+    print(f"{title}: median [quartiles]")
+    for shape in shapes:
+        rows.append({"shape": shape, "ratio": ratios(shape, options.turns)})
+        text = "   ".join(f"{name} {q[1]:.2f} [{q[0]:.2f}, {q[2]:.2f}]"
+                          for name, q in rows[-1]["ratio"].items())
+        print(f"{str(shape):20} {text}", flush=True)
+    if options.write:
+        write(file, json.dumps({
+            "command": f"python -m cvattn.book.experiments.{file.stem} --write",
+            "turns": options.turns, "versions": versions(), "hardware": hardware(),
+            "rows": rows,
+        }, indent=1) + "\n")
+
+
+def main() -> None:
+    table(RESULTS / "se_cost.json", "bottleneck of ResNet-50, SE over plain", SHAPES,
+          ratios)
+
+
+if __name__ == "__main__":
+    main()

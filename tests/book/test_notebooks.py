@@ -1,0 +1,185 @@
+"""Every chapter is executed from top to bottom, clean, and fit for the page.
+
+nbval compares the outputs; a cell that was never executed would escape it, so
+the execution counts are demanded here.
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
+MOST_BYTES = 4_000_000
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
+# A folder of the machine that ran it, in code, output or traceback.
+MACHINE = re.compile(
+    r"(?<![\w.:/~-])/(?:home|Users|root|tmp|work|private|mnt|opt|var)/\w"
+    r"|[A-Z]:\\\\?Users|site-packages|ipykernel_\d+"
+)
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def count_problem(notebook):
+    counts = [cell.execution_count for cell in code(notebook) if cell.source.strip()]
+    if counts != list(range(1, len(counts) + 1)):
+        return f"execution counts must be 1..{len(counts)}, got {counts}"
+
+
+def error_problem(notebook):
+    for cell in code(notebook):
+        failed = any(output.output_type == "error" for output in cell.outputs)
+        expected = "raises-exception" in cell.metadata.get("tags", [])
+        if failed != expected:
+            what = "raises" if failed else "is tagged raises-exception and does not"
+            return f"a cell {what}: {cell.source[:70]!r}"
+
+
+def texts(cell):
+    yield cell.source
+    for output in cell.get("outputs", []):
+        yield output.get("text", "")
+        yield ANSI.sub("", "\n".join(output.get("traceback", [])))
+        for kind, data in output.get("data", {}).items():
+            if kind.startswith("text/") and isinstance(data, str):
+                yield data
+
+
+def path_problem(notebook):
+    for cell in notebook.cells:
+        for text in texts(cell):
+            found = MACHINE.search(text)
+            if found:
+                return f"a path of one machine: {text[found.start():][:60]!r}"
+
+
+def width_problem(notebook):
+    for cell in code(notebook):
+        for line in cell.source.splitlines():
+            if len(line) > 80:
+                return f"code must be at most 80 columns wide, got {len(line)}: {line}"
+
+
+def figure_problem(notebook):
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            if re.search(r"!\[\s*\]\(|<img(?![^>]*\balt=\"[^\"]+\")", cell.source):
+                return f"a picture without alt text: {cell.source[:70]!r}"
+            continue
+        kinds = {kind for output in cell.get("outputs", [])
+                 for kind in output.get("data", {})}
+        if kinds.isdisjoint(PICTURES):
+            continue
+        mystnb = cell.metadata.get("mystnb", {})
+        for group, key in (("image", "alt"), ("figure", "caption"), ("figure", "name")):
+            if not str(mystnb.get(group, {}).get(key, "")).strip():
+                return f"a figure without {group}.{key}: {cell.source[:70]!r}"
+
+
+PROBLEMS = [count_problem, error_problem, path_problem, width_problem, figure_problem]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook(path, problem):
+    assert problem(read(path)) is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_size_and_shape(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) <= MOST_BYTES
+    assert text.endswith("}\n")
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    assert not any("execution" in cell.metadata for cell in notebook.cells)
+
+
+def test_every_chapter_stands_in_the_contents():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {entry["file"] for part in toc["parts"] for entry in part["chapters"]}
+    found = {f"chapters/{path.stem}" for path in NOTEBOOKS}
+    assert found
+    assert found == {name for name in listed if name.startswith("chapters/")}
+
+
+def good():
+    """A notebook with nothing to complain about."""
+    new = nbformat.v4
+    picture = new.new_output("display_data", data={"image/png": "", "text/plain": "x"})
+    figure = {"image": {"alt": "A dot."}, "figure": {"caption": "A.", "name": "fig-a"}}
+    return new.new_notebook(cells=[
+        new.new_markdown_cell("# Title"),
+        new.new_code_cell("1 + 1", execution_count=1),
+        new.new_code_cell("show()", execution_count=2, outputs=[picture],
+                          metadata={"mystnb": figure}),
+    ])
+
+
+def test_a_good_notebook_has_no_problem():
+    assert [problem(good()) for problem in PROBLEMS] == [None] * len(PROBLEMS)
+
+
+def spoil_count(notebook):
+    notebook.cells[1].execution_count = None
+
+
+def spoil_error(notebook):
+    error = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
+    notebook.cells[1].outputs.append(error)
+
+
+def spoil_tag(notebook):
+    notebook.cells[1].metadata["tags"] = ["raises-exception"]
+
+
+def spoil_path(notebook):
+    trace = ["File \x1b[32m/" + "home/someone/a.py\x1b[0m, line 1"]
+    notebook.cells[1].outputs.append(
+        nbformat.v4.new_output("error", ename="E", evalue="", traceback=trace))
+
+
+def spoil_width(notebook):
+    notebook.cells[1].source = "x = 1  # " + "y" * 80
+
+
+def spoil_alt(notebook):
+    del notebook.cells[2].metadata["mystnb"]["image"]
+
+
+def spoil_caption(notebook):
+    notebook.cells[2].metadata["mystnb"]["figure"]["caption"] = " "
+
+
+def spoil_markdown(notebook):
+    notebook.cells[0].source = "![](dot.png)"
+
+
+@pytest.mark.parametrize("spoil, problem", [
+    (spoil_count, count_problem),
+    (spoil_error, error_problem),
+    (spoil_tag, error_problem),
+    (spoil_path, path_problem),
+    (spoil_width, width_problem),
+    (spoil_alt, figure_problem),
+    (spoil_caption, figure_problem),
+    (spoil_markdown, figure_problem),
+], ids=lambda function: function.__name__)
+def test_a_spoilt_notebook_is_caught(spoil, problem):
+    notebook = good()
+    spoil(notebook)
+    assert problem(notebook) is not None

@@ -1,0 +1,238 @@
+"""The student edition runs and gives nothing away; nbgrader grades it."""
+
+import copy
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+ROOT = Path(__file__).resolve().parents[2]
+CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+spec = importlib.util.spec_from_file_location("student", ROOT / "_tools" / "student.py")
+student = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(student)
+
+SQUEEZE = '''def squeeze(x):
+    """Return z."""
+    ### BEGIN SOLUTION
+    return x.mean(dim=(2, 3))
+    ### END SOLUTION'''
+REPAIRED = '''class Repaired(nn.Module):
+    def __init__(self, channels, reduction):
+        super().__init__()
+        ### BEGIN SOLUTION
+        if channels % reduction:
+            raise ValueError("no multiple")
+        ### END SOLUTION
+        self.W1 = nn.Linear(channels, channels // reduction, bias=False)
+        self.W2 = nn.Linear(channels // reduction, channels, bias=False)
+
+    def forward(self, x):
+        ### BEGIN SOLUTION
+        a = self.W2(self.W1(x.mean(dim=(2, 3))).relu())
+        return x * a.sigmoid()[:, :, None, None]
+        ### END SOLUTION'''
+
+
+def graded(name, **more):
+    base = {"schema_version": 3, "grade_id": name, "task": False, "grade": False,
+            "solution": False, "locked": False}
+    return {"nbgrader": {**base, **more}}
+
+
+def exercise(name, answer, solution, points):
+    return [
+        new_markdown_cell(f"The statement of {name}."),
+        new_code_cell(solution, metadata={
+            **graded(name, solution=True), "tags": ["hide-input"],
+            "mystnb": {"code_prompt_show": "Show a solution"}}),
+        new_code_cell(f'check("{name}", {answer})'),
+        new_code_cell(
+            "# Graded by nbgrader: leave this cell as it is.\n"
+            f'### BEGIN HIDDEN TESTS\nverdict = check("{name}", {answer})\n'
+            "assert verdict, verdict\n### END HIDDEN TESTS",
+            metadata={**graded(f"{name}-test", grade=True, locked=True, points=points),
+                      "tags": ["remove-cell"]}),
+    ]
+
+
+def small():
+    return new_notebook(
+        metadata={"kernelspec": {"name": "python3", "language": "python",
+                                 "display_name": "Python 3"}},
+        cells=[
+            new_markdown_cell("The cells hold the solutions.",
+                              metadata={"tags": ["book-only"]}),
+            new_code_cell("from torch import nn\n\nfrom cvattn import check"),
+            *exercise("se-1", "squeeze", SQUEEZE, 2),
+            *exercise("se-4", "Repaired", REPAIRED, 3),
+            new_code_cell("1 + 1"),
+        ])
+
+
+def execute(notebook):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(env=env)
+    return notebook
+
+
+def shown(cell):
+    return "".join(o.get("text", "") + o.get("data", {}).get("text/plain", "")
+                   for o in cell.outputs)
+
+
+def verdicts(notebook):
+    """Return the texts of the cells that show a verdict."""
+    cells = [c for c in notebook.cells if c.cell_type == "code"]
+    return [shown(c) for c in cells if re.search(r"\bcheck\(", c.source) and c.outputs]
+
+
+def source_of(notebook):
+    return "\n".join(cell.source for cell in notebook.cells)
+
+
+def test_the_student_edition_runs_and_gives_nothing_away():
+    book = execute(small())
+    assert len(verdicts(book)) == 2
+    assert all(": right." in text for text in verdicts(book))
+    before = copy.deepcopy(book)
+    edition = student.for_students(book)
+    assert book == before
+    for word in ("SOLUTION", "HIDDEN", "mean(", "assert", "hide-input", "book-only"):
+        assert word not in source_of(edition) + str([c.metadata for c in edition.cells])
+    assert "right." not in str(edition)
+    assert [shown(c) for c in edition.cells if c.cell_type == "code"][-1] == "2"
+    texts = verdicts(execute(edition))
+    assert len(texts) == 2 and all("nothing here yet." in text for text in texts)
+    nbformat.validate(edition)
+
+
+def test_the_stub_stands_where_the_solution_stood():
+    source, found = student.cut(REPAIRED, "SOLUTION", "...")
+    assert found and source.count("        ...") == 2
+    compile(source, "stub", "exec")
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("### BEGIN SOLUTION\nx = 1", "BEGIN SOLUTION without END SOLUTION"),
+    ("x = 1\n### END SOLUTION", "END SOLUTION without BEGIN SOLUTION"),
+    ("### BEGIN SOLUTION\n### BEGIN SOLUTION", "BEGIN SOLUTION inside BEGIN SOLUTION"),
+    ("### BEGIN SOLUTION\n### END SOLUTION", "a solution in an unmarked cell"),
+    ("### BEGIN HIDDEN TESTS\n### END HIDDEN TESTS",
+     "hidden tests in an unmarked cell"),
+])
+def test_a_region_that_would_leak_is_refused(source, message, tmp_path):
+    path = tmp_path / "bad.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(source)]), path)
+    with pytest.raises(ValueError, match=f"bad.ipynb: {message}"):
+        student.write([path], tmp_path / "out")
+
+
+def grade(course, name, submissions, monkeypatch):
+    """Release the assignment, hand in and autograde; return each one's score."""
+    pytest.importorskip("nbgrader")
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", tools)    # nbgrader calls alembic by its name
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(course),
+           "JUPYTER_DATA_DIR": str(course / "data"), "HOME": str(course)}
+
+    def run(*command):
+        done = subprocess.run([sys.executable, "-m", "nbgrader", *command], cwd=course,
+                              env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("generate_assignment", name)
+    released = course / "release" / name / f"{name}.ipynb"
+    for who, make in submissions.items():
+        path = course / "submitted" / who / name / f"{name}.ipynb"
+        path.parent.mkdir(parents=True)
+        nbformat.write(make(nbformat.read(released, as_version=4)), path)
+    run("autograde", name, "--ExecutePreprocessor.timeout=600")
+
+    from nbgrader.api import Gradebook
+    with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
+        marks = {who: book.find_submission(name, who) for who in submissions}
+        scores = {who: (m.score, m.max_score) for who, m in marks.items()}
+    return nbformat.read(released, as_version=4), scores
+
+
+def solved(by):
+    """Return a function that writes the solutions of `by` into a notebook."""
+    answers = {c.metadata.nbgrader.grade_id: c.source for c in by.cells
+               if c.metadata.get("nbgrader", {}).get("solution")}
+
+    def fill(notebook):
+        for cell in notebook.cells:
+            name = cell.metadata.get("nbgrader", {}).get("grade_id")
+            cell.source = answers.get(name, cell.source)
+        return notebook
+    return fill
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_nbgrader_grades_right_empty_and_half(configured, tmp_path, monkeypatch):
+    book = small()
+    path = tmp_path / "small.ipynb"
+    nbformat.write(book, path)
+    handed_out = nbformat.read(
+        student.write([path], tmp_path / "out")[0], as_version=4)
+    course = tmp_path / "out" / "course"
+    if not configured:
+        (course / "nbgrader_config.py").unlink()
+        nbformat.write(book, course / "source" / "small" / "small.ipynb")
+
+    def half(notebook):
+        notebook = solved(book)(notebook)
+        for cell in notebook.cells:
+            cell.source = cell.source.replace("x.mean(dim=(2, 3))\n", "x.sum((2, 3))\n")
+        return notebook
+
+    released, scores = grade(course, "small", {
+        "right": solved(book), "empty": lambda notebook: notebook, "half": half,
+        "handed": lambda notebook: solved(book)(copy.deepcopy(handed_out)),
+    }, monkeypatch)
+    assert scores == {
+        "right": (5, 5), "empty": (0, 5), "half": (3, 5), "handed": (5, 5)}
+    assert "mean(" not in source_of(released) and "assert" not in source_of(released)
+    texts = verdicts(execute(released))
+    assert len(texts) == 2 and all("nothing here yet." in text for text in texts)
+
+
+def only_exercises(notebook):
+    """Return the notebook from its heading Exercises on, to spare the rest's time."""
+    start = next(i for i, c in enumerate(notebook.cells)
+                 if c.source.startswith("## Exercises"))
+    notebook.cells = notebook.cells[start:]
+    return notebook
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_the_chapters_exercises_are_graded(path, tmp_path, monkeypatch):
+    student.write([path], tmp_path)
+    source = tmp_path / "course" / "source" / path.stem / path.name
+    book = only_exercises(nbformat.read(source, as_version=4))
+    nbformat.write(book, source)
+    points = sum(c.metadata.nbgrader.points for c in book.cells
+                 if c.metadata.get("nbgrader", {}).get("grade"))
+    _, scores = grade(tmp_path / "course", path.stem, {
+        "right": solved(book), "empty": lambda notebook: notebook}, monkeypatch)
+    assert points >= 8
+    assert scores == {"right": (points, points), "empty": (0, points)}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_every_cell_of_the_chapters_student_edition_runs(path, tmp_path):
+    edition = nbformat.read(student.write([path], tmp_path)[0], as_version=4)
+    exercises = sum(bool(c.metadata.get("nbgrader", {}).get("solution"))
+                    for c in edition.cells)
+    texts = verdicts(execute(edition))
+    assert exercises >= 8
+    assert len(texts) == exercises
+    assert all("nothing here yet." in text for text in texts)
