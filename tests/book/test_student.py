@@ -232,7 +232,7 @@ def after(word, source):
 
 
 def without(*words):
-    """Return a function that deletes the cells whose source begins with one of these."""
+    """Return a function that deletes the cells that begin with one of these words."""
     def drop(notebook):
         notebook.cells = [c for c in notebook.cells if not c.source.startswith(words)]
         return notebook
