@@ -338,8 +338,8 @@ def test_a_gpus_random_numbers_are_left_alone(key, no_cache, monkeypatch):
 
 
 def test_an_unknown_exercise_lists_the_known():
-    with pytest.raises(ValueError, match=r"se-1, se-2, .*se-10, .*got 'se-11'"):
-        check("se-11", None)
+    with pytest.raises(ValueError, match=r"se-1, se-2, .*se-10, .*got 'se-0'"):
+        check("se-0", None)
 
 
 def test_it_quotes_the_line_that_raised_and_no_other_code(tmp_path):
@@ -605,7 +605,7 @@ def test_a_hidden_test_says_that_the_answer_is_missing():
     with pytest.raises(AssertionError, match="^se-1: not yet. There is no `squeeze`"):
         hidden("se-1", check=check, sqeeze=mean)
     with pytest.raises(ValueError, match="exercise must be one of attention-1, "):
-        hidden("se-11", squeeze=mean)
+        hidden("se-0", squeeze=mean)
 
 
 def test_each_answer_has_one_name_in_its_chapter():
