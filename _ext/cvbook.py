@@ -85,6 +85,15 @@ def without_thebe(app, config):
         ]
 
 
+def named(html):
+    """Give the arrows of the contents, which unfold what is below, a name."""
+    return re.sub(
+        r"(<a [^>]*>)([^<]*)(</a>\s*<details[^>]*>\s*<summary)>",
+        r'\1\2\3 aria-label="Pages below \2">',
+        str(html),
+    )
+
+
 def page(app, pagename, templatename, context, doctree):
     context["default_mode"] = "auto"
     for kind in ("css_files", "script_files"):
@@ -93,6 +102,9 @@ def page(app, pagename, templatename, context, doctree):
             for file in context[kind]
             if "thebe" not in str(getattr(file, "filename", file))
         ]
+    contents = context.get("generate_toctree_html")
+    if contents:
+        context["generate_toctree_html"] = lambda *a, **k: named(contents(*a, **k))
     if "body" in context:
         # sphinx-exercise gives all exercises of a page one id.
         context["body"] = context["body"].replace(' id="exercise-content"', "")

@@ -1,13 +1,13 @@
-"""Write the student edition: the chapters without solutions, every cell runnable.
+"""Write the student edition: the exercises without solutions, every cell runnable.
 
-    python _tools/student.py                      every notebook in chapters/
-    python _tools/student.py chapters/se.ipynb    one
+    python _tools/student.py                               the exercises of all chapters
+    python _tools/student.py chapters/se_exercises.ipynb   one chapter's
 
 _build/student/chapters/  notebooks to hand out. A solution's lines, from
     `### BEGIN SOLUTION` to `### END SOLUTION`, become `...`; hidden tests and cells
     tagged `book-only` are gone, and so are the outputs that show a verdict.
-_build/student/course/    a course folder for nbgrader, one assignment a chapter:
-    cd _build/student/course; nbgrader generate_assignment se
+_build/student/course/    a course folder for nbgrader, one assignment a notebook:
+    cd _build/student/course; nbgrader generate_assignment se_exercises
 """
 
 import argparse
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STUB = "..."
 CONFIG = f"""c = get_config()  # noqa: F821
 c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
+c.Execute.timeout = 600    # seconds a cell; nbgrader's own 30 are few for training
 """
 
 
@@ -121,9 +122,9 @@ def main() -> int:
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "student")
     args = parser.parse_args()
-    paths = args.notebooks or sorted((ROOT / "chapters").glob("*.ipynb"))
+    paths = args.notebooks or sorted((ROOT / "chapters").glob("*_exercises.ipynb"))
     if not paths:
-        print("no notebooks in chapters/", file=sys.stderr)
+        print("no exercises in chapters/", file=sys.stderr)
         return 1
     for path in write(paths, args.out):
         print(path)

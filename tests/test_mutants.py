@@ -63,7 +63,7 @@ MUTANTS = {
         lambda W1, W2, x: correct(W1, W2, x).flip(1),
     "the standard deviation for the mean":
         lambda W1, W2, x: excited(W1, W2, x.std(dim=(2, 3))),
-    # Defects of the source, see the chapter: se-4 and se-5.
+    # Defects of the source, see the chapter: SE4 and SE5.
     "the sigmoid of x": lambda W1, W2, x: sigmoid(x),
     "the layers along the last axis": lambda W1, W2, x: sigmoid(W2(relu(W1(x)))),
     "the gate along the rows":

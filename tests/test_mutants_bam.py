@@ -122,11 +122,11 @@ MUTANTS = {
     "a mean over H x H pixels only": channel(lambda m, x: mc(m, x[..., :11, :11])),
     "no ReLU in the MLP": channel(lambda m, x: spread(
         m.channel.norm(m.channel.W1(m.channel.W0(mean(x)))))),
-    "a ReLU after the last norm": channel(lambda m, x: relu(mc(m, x))),     # bc-4
+    "a ReLU after the last norm": channel(lambda m, x: relu(mc(m, x))),     # BC4
     "no norm of the channels": channel(lambda m, x: spread(
         m.channel.W1(relu(m.channel.W0(mean(x)))))),
     "a sigmoid too early": channel(lambda m, x: sigmoid(mc(m, x))),
-    "Mc along the columns":                                                 # bc-5
+    "Mc along the columns":                                                 # BC5
         channel(lambda m, x: mc(m, x)[:, :, 0, 0][:, None, None, :]),
     # The spatial branch.
     "dilation 1": spatial(lambda m, x: ms(m, x, (1, 1), (1, 1))),
@@ -137,7 +137,7 @@ MUTANTS = {
     "no ReLU between the convolutions": spatial(linear),
     "one dilated convolution": spatial(one_dilated),
     "the dilated convolutions swapped": spatial(swapped),
-    "no last norm": spatial(bare),                                          # bs-5
+    "no last norm": spatial(bare),                                          # BS5
     "a ReLU after Ms": spatial(lambda m, x: relu(ms(m, x))),
     "Ms from the channel-gated map":
         lambda m, x: x + x * sigmoid(mc(m, x) + ms(m, x * sigmoid(mc(m, x)))),

@@ -92,13 +92,13 @@ def one_bias(m, x):
 
 
 def flat_maps(x):
-    """The source's sa-1 and sa-2: without keepdim the heights are stacked."""
+    """The source's SA1 and SA2: without keepdim the heights are stacked."""
     return torch.cat([x.mean(1), x.amax(1)], 1)
 
 
 MUTANTS = {
     # The channel half.
-    "max and max":                                                     # ca-1
+    "max and max":                                                     # CA1
         channel(lambda m, x: sigmoid(mlp(m, top(x)) + mlp(m, top(x)))),
     "mean and mean": channel(lambda m, x: sigmoid(mlp(m, mean(x)) + mlp(m, mean(x)))),
     "the mean alone, as in SE": channel(lambda m, x: sigmoid(mlp(m, mean(x)))),
@@ -149,7 +149,7 @@ MUTANTS = {
     "a softmax over the places":
         spatial(lambda m, x: m.spatial.f(maps(x)).flatten(2).softmax(2).view(
             len(x), 1, *x.shape[2:])),
-    "maps without the channel axis":                                   # sa-1, sa-2
+    "maps without the channel axis":                                   # SA1, SA2
         spatial(lambda m, x: sigmoid(m.spatial.f(flat_maps(x)))),
     # How they meet.
     "the spatial gate from x": lambda m, x: ms(m, x) * (mc(m, x) * x),

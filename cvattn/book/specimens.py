@@ -1,7 +1,7 @@
 """Broken modules to learn from: each has one fault, and all else in it is right.
 
 The page of snippets that this book grew from held the faults of `SPECIMENS`, each by
-its name (`"sa-1"`) and with the cases in which it shows: build it, give it an x of that
+its name (`"SA1"`) and with the cases in which it shows: build it, give it an x of that
 shape, and see what happens. Those of `CASES` were found in repositories that people
 use; the docstring names the public thread. Wherever it can be, a silent fault is the
 right module with one method or layer changed, so that the same weights fit both.
@@ -70,61 +70,61 @@ class Specimen:
 
 
 class AsksView(nn.Module):
-    """se-1. Asks `view` for the shape; `view` makes a new one. Call. Cure: x.shape."""
+    """SE1. Asks `view` for the shape; `view` makes a new one. Call. Cure: x.shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, _, _ = x.view()                    # se-1
+        batch, channels, _, _ = x.view()                    # SE1
         return x
 
 
 class ThreeNames(nn.Module):
-    """se-2. Three names for four axes. Call. Cure: a fourth name."""
+    """SE2. Three names for four axes. Call. Cure: a fourth name."""
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, _ = x.shape                        # se-2
+        batch, channels, _ = x.shape                        # SE2
         return x
 
 
 class Forgets(SE):
-    """se-3. Pools, and then flattens x itself. Call. Cure: carry z.
+    """SE3. Pools, and then flattens x itself. Call. Cure: carry z.
 
     On a 1x1 map it is right, since there the mean is the map.
     """
 
     def gate(self, x: Tensor) -> Tensor:
         z = x.mean(dim=(2, 3))
-        z = x.flatten(1)                                    # se-3: x, not z
+        z = x.flatten(1)                                    # SE3: x, not z
         return torch.sigmoid(self.W2(torch.relu(self.W1(z))))[:, :, None, None]
 
 
 class WrongAxis(SE):
-    """se-4. The layers read the map and so act on its last axis. Call; silent where
+    """SE4. The layers read the map and so act on its last axis. Call; silent where
     W = C. Cure: give them z.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.W2(torch.relu(self.W1(x))))   # se-4: x, not z
+        return torch.sigmoid(self.W2(torch.relu(self.W1(x))))   # SE4: x, not z
 
 
 class ReadsMap(SE):
-    """se-5. The sigmoid reads x: the module is the activation SiLU. Silent. Cure:
+    """SE5. The sigmoid reads x: the module is the activation SiLU. Silent. Cure:
     carry z.
     """
 
     def gate(self, x: Tensor) -> Tensor:
         z = x.mean(dim=(2, 3))
         z = self.W2(torch.relu(self.W1(z)))
-        return torch.sigmoid(x)                             # se-5: x, not z
+        return torch.sigmoid(x)                             # SE5: x, not z
 
 
 class ZeroWide(nn.Module):
-    """se-6. With fewer channels than r the hidden layer has no unit, and each gate
+    """SE6. With fewer channels than r the hidden layer has no unit, and each gate
     is a half. Silent but for a warning. Cure: ValueError.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16):
         super().__init__()
-        self.W1 = nn.Linear(channels, channels // reduction, bias=False)    # se-6
+        self.W1 = nn.Linear(channels, channels // reduction, bias=False)    # SE6
         self.W2 = nn.Linear(channels // reduction, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,36 +137,36 @@ class ZeroWide(nn.Module):
 
 
 class TwoMaxima(ChannelAttention):
-    """ca-1. The mean is a maximum too: its branch says nothing new. Silent. Cure:
+    """CA1. The mean is a maximum too: its branch says nothing new. Silent. Cure:
     the mean.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        F = [x.amax(dim=(2, 3)), x.amax(dim=(2, 3))]        # ca-1: max, max
+        F = [x.amax(dim=(2, 3)), x.amax(dim=(2, 3))]        # CA1: max, max
         a = sum(self.W1(torch.relu(self.W0(f))) for f in F)
         return torch.sigmoid(a)[:, :, None, None]
 
 
 class OneDescriptor(ChannelAttention):
-    """se-7. "SE is no different from channel attention", at its word: the mean alone.
+    """SE7. "SE is no different from channel attention", at its word: the mean alone.
     Text. Cure: CBAM adds the maximum, through the same layers.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        a = self.W1(torch.relu(self.W0(x.mean(dim=(2, 3)))))    # se-7: no maximum
+        a = self.W1(torch.relu(self.W0(x.mean(dim=(2, 3)))))    # SE7: no maximum
         return torch.sigmoid(a)[:, :, None, None]
 
 
 class NoKernelSize(nn.Module):
-    """ca-2. A 1x1 convolution that is not told its size. Build. Cure: kernel_size=1."""
+    """CA2. A 1x1 convolution that is not told its size. Build. Cure: kernel_size=1."""
 
     def __init__(self, channels: int, *, reduction: int = 16):
         super().__init__()
-        self.W0 = nn.Conv2d(channels, channels // reduction, bias=False)    # ca-2
+        self.W0 = nn.Conv2d(channels, channels // reduction, bias=False)    # CA2
 
 
 class Halves(nn.Module):
-    """ca-3. Two gates and no module that multiplies x by them; chained as they stand,
+    """CA3. Two gates and no module that multiplies x by them; chained as they stand,
     the second reads the first gate. Silent. Cure: F' = Mc(x) * x, y = Ms(F') * F'.
     """
 
@@ -176,46 +176,46 @@ class Halves(nn.Module):
         self.spatial = SpatialAttention(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.spatial.gate(self.channel.gate(x))      # ca-3: no product
+        return self.spatial.gate(self.channel.gate(x))      # CA3: no product
 
 
 class MaxDropsAxis(SpatialAttention):
-    """sa-1. The maximum loses the channel axis; `cat` wants it beside the mean's.
+    """SA1. The maximum loses the channel axis; `cat` wants it beside the mean's.
     Call. Cure: keepdim=True.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        F = [x.mean(dim=1, keepdim=True), x.amax(dim=1)]    # sa-1
+        F = [x.mean(dim=1, keepdim=True), x.amax(dim=1)]    # SA1
         return torch.sigmoid(self.f(torch.cat(F, dim=1)))
 
 
 class MeanDropsAxis(SpatialAttention):
-    """sa-2. The mean loses the channel axis; `cat` wants it beside the maximum's.
+    """SA2. The mean loses the channel axis; `cat` wants it beside the maximum's.
     Call. Cure: keepdim=True.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        F = [x.mean(dim=1), x.amax(dim=1, keepdim=True)]    # sa-2
+        F = [x.mean(dim=1), x.amax(dim=1, keepdim=True)]    # SA2
         return torch.sigmoid(self.f(torch.cat(F, dim=1)))
 
 
 class BothDropAxis(SpatialAttention):
-    """sa-1 with sa-2. `cat` stacks heights, (B, 2H, W), and the convolution takes B
+    """SA1 with SA2. `cat` stacks heights, (B, 2H, W), and the convolution takes B
     for its two channels. Call; silent where B = 2. Cure: keepdim=True, twice.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        F = [x.mean(dim=1), x.amax(dim=1)]                  # sa-2, sa-1
+        F = [x.mean(dim=1), x.amax(dim=1)]                  # SA2, SA1
         return torch.sigmoid(self.f(torch.cat(F, dim=1)))
 
 
 class Asserts(SpatialAttention):
-    """sa-3. An `assert` guards the kernel's size, and `python -O` removes it; 5 then
+    """SA3. An `assert` guards the kernel's size, and `python -O` removes it; 5 then
     gets the padding of 3. Silent. Cure: ValueError, and any odd size.
     """
 
     def __init__(self, channels: int, *, kernel_size: int = 7):
-        assert kernel_size in (3, 7), "kernel_size must be 3 or 7"          # sa-3
+        assert kernel_size in (3, 7), "kernel_size must be 3 or 7"          # SA3
         super().__init__(channels)
         padding = {3: 1, 7: 3}.get(kernel_size, 1)
         self.f = nn.Conv2d(2, 1, kernel_size, padding=padding, bias=False)
@@ -229,12 +229,12 @@ def without_asserts(cls: type) -> type:
 
 
 class WeighsSpace(ChannelAttention):
-    """tx-1. "Channel attention weighs space", at its word: a gate for each place.
+    """TX1. "Channel attention weighs space", at its word: a gate for each place.
     Text. Cure: it has a gate for each channel, the same at each place.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        F = x.movedim(1, 3)                                 # tx-1: (B, H, W, C)
+        F = x.movedim(1, 3)                                 # TX1: (B, H, W, C)
         a = self.W1(torch.relu(self.W0(F))).mean(dim=3)
         return torch.sigmoid(a)[:, None]                    # (B, 1, H, W)
 
@@ -243,57 +243,57 @@ class WeighsSpace(ChannelAttention):
 
 
 class LacksSelf(nn.Module):
-    """bc-1. `__init__` without self, so that its first argument is the module. Build:
+    """BC1. `__init__` without self, so that its first argument is the module. Build:
     two arguments are one too many, and with one there is no self. Cure: self.
     """
 
-    def __init__(channels, reduction):                      # bc-1
+    def __init__(channels, reduction):                      # BC1
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(1)                 # noqa: F821
 
 
 class ReadsTooSoon(nn.Module):
-    """bc-2. z is read on the line that makes it. Call. Cure: x."""
+    """BC2. z is read on the line that makes it. Call. Cure: x."""
 
     def forward(self, x: Tensor) -> Tensor:
-        z = z.mean(dim=(2, 3))                              # noqa: F821  # bc-2
+        z = z.mean(dim=(2, 3))                              # noqa: F821  # BC2
         return z[:, :, None, None]
 
 
 class NormOfMaps(nn.Module):
-    """bc-3. BatchNorm2d, which wants maps, is given vectors. Call. Cure:
+    """BC3. BatchNorm2d, which wants maps, is given vectors. Call. Cure:
     BatchNorm1d.
     """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.bn = nn.BatchNorm2d(channels)                  # bc-3
+        self.bn = nn.BatchNorm2d(channels)                  # BC3
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(x.mean(dim=(2, 3)))[:, :, None, None]
 
 
 class NeverLowers(ChannelGate):
-    """bc-4. A ReLU behind the last BN: the branch can raise a gate and never lower
+    """BC4. A ReLU behind the last BN: the branch can raise a gate and never lower
     it. Silent. Cure: drop it.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(super().forward(x))               # bc-4
+        return torch.relu(super().forward(x))               # BC4
 
 
 class Misaligned(ChannelGate):
-    """bc-5. (B, C) expanded as (B, C, H, W) is set against the last two axes. Call;
+    """BC5. (B, C) expanded as (B, C, H, W) is set against the last two axes. Call;
     silent where W = C and H = B, or B = 1. Cure: [:, :, None, None].
     """
 
     def forward(self, x: Tensor) -> Tensor:
         Mc = super().forward(x).flatten(1)                  # (B, C)
-        return Mc.expand_as(x)                              # bc-5
+        return Mc.expand_as(x)                              # BC5
 
 
 class ForwardInside(nn.Module):
-    """bs-1. `forward` stands inside `__init__`, so the class has none. Call. Cure:
+    """BS1. `forward` stands inside `__init__`, so the class has none. Call. Cure:
     four spaces to the left.
     """
 
@@ -301,55 +301,55 @@ class ForwardInside(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(channels, 1, 1)
 
-        def forward(self, x: Tensor) -> Tensor:             # bs-1
+        def forward(self, x: Tensor) -> Tensor:             # BS1
             return self.reduce(x)
 
 
 class ReadsTooSoonToo(nn.Module):
-    """bs-2. As bc-2, in the spatial branch. Call. Cure: x."""
+    """BS2. As BC2, in the spatial branch. Call. Cure: x."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.reduce = nn.Conv2d(channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        Ms = self.reduce(Ms)                                # noqa: F821  # bs-2
+        Ms = self.reduce(Ms)                                # noqa: F821  # BS2
         return Ms
 
 
 class NotItsOwn(nn.Module):
-    """bs-3. A layer of the module is called without self. Call. Cure: self."""
+    """BS3. A layer of the module is called without self. Call. Cure: self."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.final = nn.Conv2d(channels, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return final(x)                                     # noqa: F821  # bs-3
+        return final(x)                                     # noqa: F821  # BS3
 
 
 class ExpandsToItself(SpatialGate):
-    """bs-4. `expand_as` its own shape does nothing: (B, 1, H, W) leaves, and only a
+    """BS4. `expand_as` its own shape does nothing: (B, 1, H, W) leaves, and only a
     sum that broadcasts saves it. Silent. Cure: say (B, 1, H, W), and broadcast.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         Ms = super().forward(x)
-        return Ms.expand_as(Ms)                             # bs-4
+        return Ms.expand_as(Ms)                             # BS4
 
 
 class NoLastNorm(SpatialGate):
-    """bs-5. The BN at the end of the branch is missing: its scale is what chance made
+    """BS5. The BN at the end of the branch is missing: its scale is what chance made
     it, beside a channel branch that has one. Silent. Cure: BN.
     """
 
     def __init__(self, channels: int, **arguments: int):
         super().__init__(channels, **arguments)
-        self.norm3 = nn.Identity()                          # bs-5
+        self.norm3 = nn.Identity()                          # BS5
 
 
 class Branch(nn.Module):
-    """What ba-1 builds: a branch that must be told its reduction."""
+    """What BA1 builds: a branch that must be told its reduction."""
 
     def __init__(self, channels: int, reduction: int):
         super().__init__()
@@ -357,64 +357,64 @@ class Branch(nn.Module):
 
 
 class NotToldReduction(nn.Module):
-    """ba-1. The branches are not given their reduction. Build. Cure: pass it."""
+    """BA1. The branches are not given their reduction. Build. Cure: pass it."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.channel = Branch(channels)                     # ba-1
+        self.channel = Branch(channels)                     # BA1
 
 
 class OtherName(nn.Module):
-    """ba-2. The argument is called x, and something else is read. Call. Cure: x."""
+    """BA2. The argument is called x, and something else is read. Call. Cure: x."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + in_tensor                                # noqa: F821  # ba-2
+        return x + in_tensor                                # noqa: F821  # BA2
 
 
 class BuildsSigmoid(nn.Module):
-    """ba-3. `nn.Sigmoid(a)` builds a module, it does not apply one. Call. Cure:
+    """BA3. `nn.Sigmoid(a)` builds a module, it does not apply one. Call. Cure:
     torch.sigmoid(a).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (1 + nn.Sigmoid(x.mean(dim=1, keepdim=True)))            # ba-3
+        return x * (1 + nn.Sigmoid(x.mean(dim=1, keepdim=True)))            # BA3
 
 
 class Multiplies(BAM):
-    """ba-4. A page adds the branches, the notebook beside it multiplies them. Text.
+    """BA4. A page adds the branches, the notebook beside it multiplies them. Text.
     Cure: a sum, as in the paper; official=True is the official code.
 
     Seen in: Jongchan/attention-module, issues 1, 39 and 52.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.channel(x) * self.spatial(x))             # ba-4
+        return torch.sigmoid(self.channel(x) * self.spatial(x))             # BA4
 
 
 # Selective Kernel
 
 
 class NoReduction(nn.Module):
-    """sk-1. r is used and given by nobody. Build. Cure: an argument."""
+    """SK1. r is used and given by nobody. Build. Cure: an argument."""
 
     def __init__(self, channels: int, *, minimum: int = 32):
         super().__init__()
-        d = max(channels // r, minimum)                     # noqa: F821  # sk-1
+        d = max(channels // r, minimum)                     # noqa: F821  # SK1
         self.W = nn.Linear(channels, d, bias=False)
 
 
 class NoSize(nn.Module):
-    """sk-2. The pooling wants the size of a map that nobody knows yet. Build. Cure:
+    """SK2. The pooling wants the size of a map that nobody knows yet. Build. Cure:
     a mean over whatever arrives.
     """
 
     def __init__(self):
         super().__init__()
-        self.pool = nn.AvgPool2d(WH)                        # noqa: F821  # sk-2
+        self.pool = nn.AvgPool2d(WH)                        # noqa: F821  # SK2
 
 
 class NotFlattened(nn.Module):
-    """sk-3. W is given s with its two empty axes, (B, C, 1, 1), and acts on the last.
+    """SK3. W is given s with its two empty axes, (B, C, 1, 1), and acts on the last.
     Call; silent where the pooled map is C wide. Cure: s of shape (B, C).
     """
 
@@ -424,79 +424,79 @@ class NotFlattened(nn.Module):
         self.W = nn.Linear(channels, d, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.W(self.pool(x))                         # sk-3
+        return self.W(self.pool(x))                         # SK3
 
 
 class BareDescriptor(SK):
-    """sk-4. z = W s, without the BN and ReLU of Eq. 3. Silent. Cure: both.
+    """SK4. z = W s, without the BN and ReLU of Eq. 3. Silent. Cure: both.
 
     Seen in: pppLang/SKNet, issue 5.
     """
 
     def __init__(self, channels: int, **arguments: int):
         super().__init__(channels, **arguments)
-        self.bn = nn.Identity()                             # sk-4
+        self.bn = nn.Identity()                             # SK4
 
     def select(self, U: list[Tensor]) -> Tensor:
-        z = self.W(sum(U).mean(dim=(2, 3)))                 # sk-4
+        z = self.W(sum(U).mean(dim=(2, 3)))                 # SK4
         return self.A(z).unflatten(1, (len(U), -1)).softmax(1)[..., None, None]
 
 
 class SoftmaxOverAll(SK):
-    """sk-5. One softmax over all M C scores: the channels compete, and the weights of
+    """SK5. One softmax over all M C scores: the channels compete, and the weights of
     one channel do not sum to 1. Silent. Cure: softmax over the branches.
     """
 
     def select(self, U: list[Tensor]) -> Tensor:
         z = torch.relu(self.bn(self.W(sum(U).mean(dim=(2, 3)))))
-        a = self.A(z).softmax(1)                            # sk-5: (B, M C)
+        a = self.A(z).softmax(1)                            # SK5: (B, M C)
         return a.unflatten(1, (len(U), -1))[..., None, None]
 
 
 class NoSpatialAxes(SK):
-    """sk-6. The weights are viewed as (B, M C) and then meet maps (B, M C, H, W).
+    """SK6. The weights are viewed as (B, M C) and then meet maps (B, M C, H, W).
     Call; silent where W = M C and H = B, or where an axis of length 1 is broadcast,
     as on a map of one pixel. Cure: keep two axes of length 1.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         U = self.split(x)
-        a = self.select(U).flatten(1)                       # sk-6: (B, M C)
+        a = self.select(U).flatten(1)                       # SK6: (B, M C)
         V = a * torch.cat(U, dim=1)
         return V.unflatten(1, (len(U), -1)).sum(dim=1)
 
 
 class NeverSummed(SK):
-    """sk-7. The weighed branches leave side by side: M C channels. Silent. Cure: sum
+    """SK7. The weighed branches leave side by side: M C channels. Silent. Cure: sum
     over the branches.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         U = self.split(x)
         a = self.select(U)
-        return torch.cat([a[:, m] * U[m] for m in range(len(U))], dim=1)    # sk-7
+        return torch.cat([a[:, m] * U[m] for m in range(len(U))], dim=1)    # SK7
 
 
 class True5x5(SK):
-    """sk-8. 25 weights where the paper has a 3x3 with dilation 2, which sees as far
+    """SK8. 25 weights where the paper has a 3x3 with dilation 2, which sees as far
     with 9. Silent. Cure: dilation.
     """
 
     def __init__(self, channels: int, *, groups: int = 32, **arguments: int):
         super().__init__(channels, groups=groups, **arguments)
         self.F[1][0] = nn.Conv2d(channels, channels, 5, padding=2, groups=groups,
-                                 bias=False)                # sk-8
+                                 bias=False)                # SK8
 
 
 class BiasBeforeNorm(SK):
-    """sk-9. Convolutions with biases that the BN behind them subtracts again. Silent.
+    """SK9. Convolutions with biases that the BN behind them subtracts again. Silent.
     Cure: bias=False.
     """
 
     def __init__(self, channels: int, **arguments: int):
         super().__init__(channels, **arguments)
         for branch in self.F:
-            branch[0].bias = nn.Parameter(torch.rand(channels))             # sk-9
+            branch[0].bias = nn.Parameter(torch.rand(channels))             # SK9
 
 
 # Faults in repositories that people use
@@ -606,117 +606,117 @@ small = {"groups": 2, "reduction": 2, "minimum": 6}
 sk = partial(SK, 8, **small)
 
 SPECIMENS = {
-    "ca-1": Specimen(
+    "CA1": Specimen(
         "CBAM", "the gate does not change with the mean", ca,
         (Case("silent", partial(TwoMaxima, 8, reduction=2)),)),
-    "ca-2": Specimen(
+    "CA2": Specimen(
         "CBAM", "TypeError: kernel_size is missing", ca,
         (Case("build", partial(NoKernelSize, 8, reduction=2)),)),
-    "ca-3": Specimen(
+    "CA3": Specimen(
         "CBAM", "one number a picture leaves, where a map of x's shape should", cbam,
         (Case("silent", partial(Halves, 8, reduction=2)),)),
-    "sa-1": Specimen(
+    "SA1": Specimen(
         "CBAM", "a batch of 2 gives one gate, twice as high; others raise", sa,
         (Case("call", partial(MaxDropsAxis, 8)),
          Case("call", partial(BothDropAxis, 8), (3, 8, 5, 7)),
          Case("silent", partial(BothDropAxis, 8))), "gate"),
-    "sa-2": Specimen(
+    "SA2": Specimen(
         "CBAM", "a batch of 2 gives one gate, twice as high; others raise", sa,
         (Case("call", partial(MeanDropsAxis, 8)),
          Case("call", partial(BothDropAxis, 8), (3, 8, 5, 7)),
          Case("silent", partial(BothDropAxis, 8))), "gate"),
-    "sa-3": Specimen(
+    "SA3": Specimen(
         "CBAM", "under python -O a kernel of 5 passes, and its gate is too small",
         partial(SpatialAttention, 8, kernel_size=5),
         (Case("silent", lambda: without_asserts(Asserts)(8, kernel_size=5)),), "gate"),
-    "se-1": Specimen(
+    "SE1": Specimen(
         "SE", "TypeError: view without a shape", se, (Case("call", AsksView),)),
-    "se-2": Specimen(
+    "SE2": Specimen(
         "SE", "ValueError: too many values to unpack", se,
         (Case("call", ThreeNames),)),
-    "se-3": Specimen(
+    "SE3": Specimen(
         "SE", "RuntimeError: the layer meets C H W numbers; right on 1x1 maps", se,
         (Case("call", partial(Forgets, 8, reduction=2)),)),
-    "se-4": Specimen(
+    "SE4": Specimen(
         "SE", "RuntimeError; where W = C, channels that do not speak to each other",
         se, (Case("call", partial(WrongAxis, 8, reduction=2)),
              Case("silent", partial(WrongAxis, 8, reduction=2), (2, 8, 5, 8)))),
-    "se-5": Specimen(
+    "SE5": Specimen(
         "SE", "no gradient reaches a weight; the module is SiLU", se,
         (Case("silent", partial(ReadsMap, 8, reduction=2)),)),
-    "se-6": Specimen(
+    "SE6": Specimen(
         "SE, CBAM, BAM", "every gate is a half and there is no parameter", se,
         (Case("silent", partial(ZeroWide, 8)),)),
-    "se-7": Specimen(
+    "SE7": Specimen(
         "SE, CBAM", '"SE is no different from channel attention": but one bright pixel '
         "and a flat map with its mean have the same gate", ca,
         (Case("text", partial(OneDescriptor, 8, reduction=2)),)),
-    "bc-1": Specimen(
+    "BC1": Specimen(
         "BAM", "TypeError with two arguments, NameError on self with one", bc,
         (Case("build", partial(LacksSelf, 8, 2)),
          Case("build", partial(LacksSelf, 8)))),
-    "bc-2": Specimen(
+    "BC2": Specimen(
         "BAM", "UnboundLocalError", bc, (Case("call", ReadsTooSoon),)),
-    "bc-3": Specimen(
+    "BC3": Specimen(
         "BAM", "ValueError: expected 4D input", bc,
         (Case("call", partial(NormOfMaps, 8)),)),
-    "bc-4": Specimen(
+    "BC4": Specimen(
         "BAM", "no number of the branch is below 0", bc,
         (Case("silent", partial(NeverLowers, 8, reduction=2)),)),
-    "bc-5": Specimen(
+    "BC5": Specimen(
         "BAM", "RuntimeError; where H = B and W = C, one number a column", bc,
         (Case("call", partial(Misaligned, 8, reduction=2)),
          Case("silent", partial(Misaligned, 8, reduction=2), (2, 8, 2, 8)))),
-    "bs-1": Specimen(
+    "BS1": Specimen(
         "BAM", "NotImplementedError: no forward", bs,
         (Case("call", partial(ForwardInside, 8)),)),
-    "bs-2": Specimen(
+    "BS2": Specimen(
         "BAM", "UnboundLocalError", bs, (Case("call", partial(ReadsTooSoonToo, 8)),)),
-    "bs-3": Specimen(
+    "BS3": Specimen(
         "BAM", "NameError: final", bs, (Case("call", partial(NotItsOwn, 8)),)),
-    "bs-4": Specimen(
+    "BS4": Specimen(
         "BAM", "one channel leaves, where the line promises all", bam,
         (Case("silent", partial(ExpandsToItself, 8, reduction=2)),)),
-    "bs-5": Specimen(
+    "BS5": Specimen(
         "BAM", "the map grows with the scale of its last weights", bs,
         (Case("silent", partial(NoLastNorm, 8, reduction=2)),)),
-    "ba-1": Specimen(
+    "BA1": Specimen(
         "BAM", "TypeError: reduction is missing", bam,
         (Case("build", partial(NotToldReduction, 8)),)),
-    "ba-2": Specimen("BAM", "NameError: in_tensor", bam, (Case("call", OtherName),)),
-    "ba-3": Specimen(
+    "BA2": Specimen("BAM", "NameError: in_tensor", bam, (Case("call", OtherName),)),
+    "BA3": Specimen(
         "BAM", "TypeError: one argument too many", bam, (Case("call", BuildsSigmoid),)),
-    "ba-4": Specimen(
+    "BA4": Specimen(
         "BAM", "the page adds, the notebook beside it multiplies: then two branches "
         "that say no make a yes", bam,
         (Case("text", partial(Multiplies, 8, reduction=2)),)),
-    "sk-1": Specimen(
+    "SK1": Specimen(
         "SK", "NameError: r", sk, (Case("build", partial(NoReduction, 8)),)),
-    "sk-2": Specimen("SK", "NameError: WH", sk, (Case("build", NoSize),)),
-    "sk-3": Specimen(
+    "SK2": Specimen("SK", "NameError: WH", sk, (Case("build", NoSize),)),
+    "SK3": Specimen(
         "SK", "RuntimeError; where the pooled map is C wide, z keeps two axes", sk,
         (Case("call", partial(NotFlattened, 8, d=6, size=5), (2, 8, 5, 5)),
          Case("silent", partial(NotFlattened, 8, d=6, size=5), (2, 8, 5, 40)))),
-    "sk-4": Specimen(
+    "SK4": Specimen(
         "SK", "z falls below 0 and grows with the scale of W", sk,
         (Case("silent", partial(BareDescriptor, 8, **small)),)),
-    "sk-5": Specimen(
+    "SK5": Specimen(
         "SK", "the weights of a channel do not sum to 1", sk,
         (Case("silent", partial(SoftmaxOverAll, 8, **small)),)),
-    "sk-6": Specimen(
+    "SK6": Specimen(
         "SK", "RuntimeError; where W = M C and H = B, one weight a column", sk,
         (Case("call", partial(NoSpatialAxes, 8, **small)),
          Case("silent", partial(NoSpatialAxes, 8, **small), (2, 8, 2, 16)))),
-    "sk-7": Specimen(
+    "SK7": Specimen(
         "SK", "M C channels leave", sk,
         (Case("silent", partial(NeverSummed, 8, **small)),)),
-    "sk-8": Specimen(
+    "SK8": Specimen(
         "SK", "25 weights where there should be 9", sk,
         (Case("silent", partial(True5x5, 8, **small)),)),
-    "sk-9": Specimen(
+    "SK9": Specimen(
         "SK", "parameters with a gradient of 0", sk,
         (Case("silent", partial(BiasBeforeNorm, 8, **small)),)),
-    "tx-1": Specimen(
+    "TX1": Specimen(
         "CBAM", '"channel attention weighs space": then its gate would be the same for '
         "each channel", ca,
         (Case("text", partial(WeighsSpace, 8, reduction=2)),)),

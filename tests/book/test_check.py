@@ -338,8 +338,8 @@ def test_a_gpus_random_numbers_are_left_alone(key, no_cache, monkeypatch):
 
 
 def test_an_unknown_exercise_lists_the_known():
-    with pytest.raises(ValueError, match=r"se-1, se-2, .*se-10, .*got 'se-11'"):
-        check("se-11", None)
+    with pytest.raises(ValueError, match=r"se-1, se-2, .*se-10, .*got 'se-0'"):
+        check("se-0", None)
 
 
 def test_it_quotes_the_line_that_raised_and_no_other_code(tmp_path):
@@ -507,7 +507,7 @@ def test_the_projects_interval_is_the_textbooks_and_tables_suffice():
 
 
 def test_the_sources_defects_are_among_the_mistakes(tmp_path):
-    """se-1 to se-7, bc-4, bc-5 and the text's mix-up, written as a reader would."""
+    """SE1 to SE7, BC4, BC5 and the text's mix-up, written as a reader would."""
     layers = """
     class Repaired(nn.Module):
         def __init__(self, channels, reduction):
@@ -573,3 +573,42 @@ def test_the_verdict_prints_once_in_a_fresh_python():
     out = subprocess.run([sys.executable, "-c", code],
                          capture_output=True, text=True, check=True)
     assert out.stdout.count("se-2: not yet.") == 1 and not out.stderr
+
+
+# What a hidden test does ---------------------------------------------------------
+
+
+def hidden(exercise, **names):
+    """Run a hidden test in a notebook that has these names, and no others."""
+    lines = ["from cvattn.book.check import grade as _grade", f'_grade("{exercise}")']
+    exec("\n".join(lines), names)
+
+
+SHADOWS = {
+    "check": lambda *a: True, "verdict": True, "torch": None, "cvattn": 3,
+    "print": 0, "str": 0, "isinstance": 0, "callable": 0, "globals": 0, "type": 0,
+    "len": 0, "any": 0, "Exception": 0, "AssertionError": 0, "grade": 0,
+}
+
+
+@pytest.mark.parametrize("shadows", [{}, SHADOWS], ids=["clean", "shadowed"])
+def test_a_hidden_test_grades_the_answer_whatever_else_has_a_name(shadows):
+    hidden("se-1", squeeze=mean, **shadows)
+    for answer, message in ((lambda x: x.sum(dim=(2, 3)), "not yet"),
+                            (lambda x: ..., "nothing here yet"), (None, "nothing"),
+                            (lambda *a: True, "not yet")):
+        with pytest.raises(AssertionError, match=f"^se-1: {message}"):
+            hidden("se-1", squeeze=answer, **shadows)
+
+
+def test_a_hidden_test_says_that_the_answer_is_missing():
+    with pytest.raises(AssertionError, match="^se-1: not yet. There is no `squeeze`"):
+        hidden("se-1", check=check, sqeeze=mean)
+    with pytest.raises(ValueError, match="exercise must be one of attention-1, "):
+        hidden("se-0", squeeze=mean)
+
+
+def test_each_answer_has_one_name_in_its_chapter():
+    names = [(key.split("-")[0], task.name) for key, task in EXERCISES.items()]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for _, name in names)

@@ -33,10 +33,10 @@ SILENT = [(id, case) for id, specimen in ALL.items() for case in specimen.cases
 
 def pair(id, case):
     patient, right, _ = test_specimens.pair(id, case)
-    if id == "bs-4":        # the branch beside the branch that lacks its line
+    if id == "BS4":        # the branch beside the branch that lacks its line
         right = spread(SpatialGate(8, reduction=2))
         patient.load_state_dict(right.state_dict())
-    if id == "sk-3":        # the step from s to z beside that step
+    if id == "SK3":        # the step from s to z beside that step
         whole = right
 
         class Step(torch.nn.Module):
@@ -140,12 +140,12 @@ def test_what_the_chapter_says_of_the_matrix(matrix):
     trap = matrix["trap"]
     caught = {test: {id for id in trap if trap[id][t] == "x"}
               for t, test in enumerate(matrix["tests"])}
-    assert set(trap) - caught["value"] == {"bs-4"}
-    assert caught["sums"] == {"sk-5"}
+    assert set(trap) - caught["value"] == {"BS4"}
+    assert caught["sums"] == {"SK5"}
     assert caught["shape"] < caught["batches"]
     others = set().union(*(caught[t] for t in caught if t != "value"))
     only = caught["value"] - others
-    assert only == {"ca-1", "se-4", "se-7", "bc-4", "ba-4", "tx-1", "square only",
+    assert only == {"CA1", "SE4", "SE7", "BC4", "BA4", "TX1", "square only",
                     "scale upside down", "Bessel's norm", "short of the edge"}
 
 

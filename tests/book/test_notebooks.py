@@ -11,7 +11,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from cvattn.book.check import exercises as checked
+
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
+CHAPTERS = [path for path in NOTEBOOKS if not path.stem.endswith("_exercises")]
 MOST_BYTES = 4_000_000
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 # A folder of the machine that ran it, in code, output or traceback.
@@ -108,12 +111,43 @@ def test_size_and_shape(path):
     assert not any("execution" in cell.metadata for cell in notebook.cells)
 
 
-def test_every_chapter_stands_in_the_contents():
+def test_every_notebook_stands_in_the_contents():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    listed = {entry["file"] for part in toc["parts"] for entry in part["chapters"]}
+    entries = [entry for part in toc["parts"] for entry in part["chapters"]
+               if entry["file"].startswith("chapters/")]
     found = {f"chapters/{path.stem}" for path in NOTEBOOKS}
-    assert found
-    assert found == {name for name in listed if name.startswith("chapters/")}
+    chapters = {name for name in found if not name.endswith("_exercises")}
+    assert chapters and found == chapters | {f"{name}_exercises" for name in chapters}
+    assert {entry["file"] for entry in entries} == chapters
+    for entry in entries:
+        assert entry["sections"] == [{"file": f"{entry['file']}_exercises"}]
+
+
+def statements(path):
+    """Return (label, title, level, time) of each exercise of a notebook."""
+    pattern = (r":::\{exercise\} (.+)\n:label: (ex-[a-z]+-\d+)\n\n"
+               r"\*\*([★☆]{3})\*\* · (.+)\n")
+    found = [re.match(pattern, cell.source) for cell in read(path).cells]
+    return [(m[2], m[1], m[3], m[4]) for m in found if m]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
+def test_a_chapter_ends_with_the_list_of_its_exercises(path):
+    name = path.stem
+    exercises = statements(path.with_name(f"{name}_exercises.ipynb"))
+    assert [label for label, *_ in exercises] == [
+        f"ex-{key}" for key in checked() if key.split("-")[0] == name]
+    cells = read(path).cells
+    *body, last = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert last == cells[-1].source and last.startswith("## Exercises\n")
+    assert f"{{doc}}`{name}_exercises`" in last
+    rows = [line for line in last.split("\n") if line.startswith("| {ref}")]
+    for row, (label, title, level, time) in zip(rows, exercises, strict=True):
+        assert row.startswith(f"| {{ref}}`{label}` | *{title}*")
+        assert row.endswith(f" | {level} | {time.removesuffix(' minutes')} |")
+    linked = set(re.findall(r"\{ref\}`(ex-[a-z]+-\d+)`", "\n".join(body)))
+    assert name == "clinic" or linked >= {label for label, *_ in exercises}
+    assert not any("nbgrader" in cell.metadata for cell in cells)
 
 
 def good():

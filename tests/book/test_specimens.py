@@ -7,6 +7,7 @@ also equal the reference, and the specimen must not.
 """
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import numpy as np
 import pytest
 import reference
 import torch
+from conftest import ROOT
 from torch import nn
 from torch.nn import functional as F
 
 from cvattn.bam import BAM, ChannelGate, SpatialGate
 from cvattn.book import specimens
+from cvattn.book.check import exercises
 from cvattn.book.specimens import CASES, SPECIMENS
 from cvattn.cbam import CBAM, ChannelAttention, SpatialAttention
 from cvattn.se import SE
@@ -30,44 +33,44 @@ from cvattn.sk import SK
 
 # The list of defects, written down from the page they were found on.
 KINDS = {
-    "ca-1": "silent", "ca-2": "build", "ca-3": "silent", "sa-1": "call silent",
-    "sa-2": "call silent", "sa-3": "silent", "se-1": "call", "se-2": "call",
-    "se-3": "call", "se-4": "call silent", "se-5": "silent", "se-6": "silent",
-    "se-7": "text", "bc-1": "build", "bc-2": "call", "bc-3": "call", "bc-4": "silent",
-    "bc-5": "call silent", "bs-1": "call", "bs-2": "call", "bs-3": "call",
-    "bs-4": "silent", "bs-5": "silent", "ba-1": "build", "ba-2": "call",
-    "ba-3": "call", "ba-4": "text", "sk-1": "build", "sk-2": "build",
-    "sk-3": "call silent", "sk-4": "silent", "sk-5": "silent", "sk-6": "call silent",
-    "sk-7": "silent", "sk-8": "silent", "sk-9": "silent", "tx-1": "text",
+    "CA1": "silent", "CA2": "build", "CA3": "silent", "SA1": "call silent",
+    "SA2": "call silent", "SA3": "silent", "SE1": "call", "SE2": "call",
+    "SE3": "call", "SE4": "call silent", "SE5": "silent", "SE6": "silent",
+    "SE7": "text", "BC1": "build", "BC2": "call", "BC3": "call", "BC4": "silent",
+    "BC5": "call silent", "BS1": "call", "BS2": "call", "BS3": "call",
+    "BS4": "silent", "BS5": "silent", "BA1": "build", "BA2": "call",
+    "BA3": "call", "BA4": "text", "SK1": "build", "SK2": "build",
+    "SK3": "call silent", "SK4": "silent", "SK5": "silent", "SK6": "call silent",
+    "SK7": "silent", "SK8": "silent", "SK9": "silent", "TX1": "text",
 }
 NDIM = (RuntimeError, "same number of dimensions")
 THREE = (RuntimeError, r"expected input\[1, 3, 10, 7\] to have 2 channels, "
                        "but got 3 channels")
 MATRIX = (RuntimeError, r"mat1 and mat2 shapes cannot be multiplied \({}\)")
 RAISES = {      # for each case that is loud, in their order
-    "ca-2": [(TypeError, "missing 1 required positional argument: 'kernel_size'")],
-    "sa-1": [NDIM, THREE],
-    "sa-2": [NDIM, THREE],
-    "se-1": [(TypeError, r"view\(\) received an invalid combination of arguments")],
-    "se-2": [(ValueError, r"too many values to unpack \(expected 3")],
-    "se-3": [(RuntimeError, MATRIX[1].format("2x280 and 8x4"))],
-    "se-4": [(RuntimeError, MATRIX[1].format("80x7 and 8x4"))],
-    "bc-1": [(TypeError, "takes 2 positional arguments but 3 were given"),
+    "CA2": [(TypeError, "missing 1 required positional argument: 'kernel_size'")],
+    "SA1": [NDIM, THREE],
+    "SA2": [NDIM, THREE],
+    "SE1": [(TypeError, r"view\(\) received an invalid combination of arguments")],
+    "SE2": [(ValueError, r"too many values to unpack \(expected 3")],
+    "SE3": [(RuntimeError, MATRIX[1].format("2x280 and 8x4"))],
+    "SE4": [(RuntimeError, MATRIX[1].format("80x7 and 8x4"))],
+    "BC1": [(TypeError, "takes 2 positional arguments but 3 were given"),
              (NameError, "name 'self' is not defined")],
-    "bc-2": [(UnboundLocalError, "local variable 'z'")],
-    "bc-3": [(ValueError, r"expected 4D input \(got 2D input\)")],
-    "bc-5": [(RuntimeError, r"expanded size of the tensor \(7\) must match the "
+    "BC2": [(UnboundLocalError, "local variable 'z'")],
+    "BC3": [(ValueError, r"expected 4D input \(got 2D input\)")],
+    "BC5": [(RuntimeError, r"expanded size of the tensor \(7\) must match the "
                             r"existing size \(8\) at non-singleton dimension 3")],
-    "bs-1": [(NotImplementedError, 'missing the required "forward" function')],
-    "bs-2": [(UnboundLocalError, "local variable 'Ms'")],
-    "bs-3": [(NameError, "name 'final' is not defined")],
-    "ba-1": [(TypeError, "missing 1 required positional argument: 'reduction'")],
-    "ba-2": [(NameError, "name 'in_tensor' is not defined")],
-    "ba-3": [(TypeError, "takes 1 positional argument but 2 were given")],
-    "sk-1": [(NameError, "name 'r' is not defined")],
-    "sk-2": [(NameError, "name 'WH' is not defined")],
-    "sk-3": [(RuntimeError, MATRIX[1].format("16x1 and 8x6"))],
-    "sk-6": [(RuntimeError, r"size of tensor a \(16\) must match the size of "
+    "BS1": [(NotImplementedError, 'missing the required "forward" function')],
+    "BS2": [(UnboundLocalError, "local variable 'Ms'")],
+    "BS3": [(NameError, "name 'final' is not defined")],
+    "BA1": [(TypeError, "missing 1 required positional argument: 'reduction'")],
+    "BA2": [(NameError, "name 'in_tensor' is not defined")],
+    "BA3": [(TypeError, "takes 1 positional argument but 2 were given")],
+    "SK1": [(NameError, "name 'r' is not defined")],
+    "SK2": [(NameError, "name 'WH' is not defined")],
+    "SK3": [(RuntimeError, MATRIX[1].format("16x1 and 8x6"))],
+    "SK6": [(RuntimeError, r"size of tensor a \(16\) must match the size of "
                             r"tensor b \(7\) at non-singleton dimension 3")],
 }
 
@@ -268,29 +271,29 @@ def last_convolution(module):
 
 
 FACTS = {       # the examination, what it finds in the specimen, and in the cure
-    "ca-1": (mean_matters, False, True),
-    "ca-3": (lambda m, x: tuple(m(x).shape), (2, 1, 1, 1), (2, 8, 5, 7)),
-    "sa-1": (lambda m, x: tuple(m.gate(x).shape), (1, 10, 7), (2, 1, 5, 7)),
-    "sa-2": (lambda m, x: tuple(m.gate(x).shape), (1, 10, 7), (2, 1, 5, 7)),
-    "sa-3": (lambda m, x: tuple(m.gate(x).shape), (2, 1, 3, 5), (2, 1, 5, 7)),
-    "se-4": (channels_moved, [3], list(range(8))),
-    "se-5": (gradients_of_zero, ["W1.weight", "W2.weight"], []),
-    "se-6": (lambda m, x: torch.equal(m(x), x / 2), True, False),
-    "se-7": (pixel_matters, False, True),
-    "bc-4": (lambda m, x: m(x).min().item() >= 0, True, False),
-    "bc-5": (lambda m, x: axes(m(x)), "HW", "BC"),
-    "bs-4": (lambda m, x: tuple(getattr(m, "gate", m)(x).shape),
+    "CA1": (mean_matters, False, True),
+    "CA3": (lambda m, x: tuple(m(x).shape), (2, 1, 1, 1), (2, 8, 5, 7)),
+    "SA1": (lambda m, x: tuple(m.gate(x).shape), (1, 10, 7), (2, 1, 5, 7)),
+    "SA2": (lambda m, x: tuple(m.gate(x).shape), (1, 10, 7), (2, 1, 5, 7)),
+    "SA3": (lambda m, x: tuple(m.gate(x).shape), (2, 1, 3, 5), (2, 1, 5, 7)),
+    "SE4": (channels_moved, [3], list(range(8))),
+    "SE5": (gradients_of_zero, ["W1.weight", "W2.weight"], []),
+    "SE6": (lambda m, x: torch.equal(m(x), x / 2), True, False),
+    "SE7": (pixel_matters, False, True),
+    "BC4": (lambda m, x: m(x).min().item() >= 0, True, False),
+    "BC5": (lambda m, x: axes(m(x)), "HW", "BC"),
+    "BS4": (lambda m, x: tuple(getattr(m, "gate", m)(x).shape),
              (2, 1, 5, 7), (2, 8, 5, 7)),
-    "bs-5": (lambda m, x: scale_matters(last_convolution(m), m, x), True, False),
-    "ba-4": (two_noes, 0.9999, 0.0025),
-    "sk-3": (lambda m, x: tuple(descriptor(m, x).shape), (2, 8, 1, 6), (2, 6)),
-    "sk-4": (lambda m, x: scale_matters(m.W, m, x), True, False),
-    "sk-5": (branch_sums, (False, 1.0), (True, 8.0)),
-    "sk-6": (on_flat_maps, "BCHW", "BC"),
-    "sk-7": (lambda m, x: tuple(m(x).shape), (2, 16, 5, 7), (2, 8, 5, 7)),
-    "sk-8": (reach, (25, 5, 5, 5), (9, 3, 3, 5)),
-    "sk-9": (gradients_of_zero, ["F.0.0.bias", "F.1.0.bias"], []),
-    "tx-1": (lambda m, x: axes(m.gate(x)), "BHW", "BC"),
+    "BS5": (lambda m, x: scale_matters(last_convolution(m), m, x), True, False),
+    "BA4": (two_noes, 0.9999, 0.0025),
+    "SK3": (lambda m, x: tuple(descriptor(m, x).shape), (2, 8, 1, 6), (2, 6)),
+    "SK4": (lambda m, x: scale_matters(m.W, m, x), True, False),
+    "SK5": (branch_sums, (False, 1.0), (True, 8.0)),
+    "SK6": (on_flat_maps, "BCHW", "BC"),
+    "SK7": (lambda m, x: tuple(m(x).shape), (2, 16, 5, 7), (2, 8, 5, 7)),
+    "SK8": (reach, (25, 5, 5, 5), (9, 3, 3, 5)),
+    "SK9": (gradients_of_zero, ["F.0.0.bias", "F.1.0.bias"], []),
+    "TX1": (lambda m, x: axes(m.gate(x)), "BHW", "BC"),
 }
 FACTS |= {
     "half at first": (at_the_start, (True, ["f.weight"]), (False, [])),
@@ -401,7 +404,35 @@ def test_its_numbers_are_not_those_of_the_cure(id, case):
     if got.shape == want.shape:
         assert (got - want).abs().max() > 0.05 * want.abs().max()
     else:
-        assert id in {"ca-3", "sa-1", "sa-2", "sa-3", "bc-5", "bs-4", "sk-3", "sk-7"}
+        assert id in {"CA3", "SA1", "SA2", "SA3", "BC5", "BS4", "SK3", "SK7"}
+
+
+def words(file):
+    """The text of a file; of a notebook what is written and printed in it."""
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    printed = [output.get("text", "") for cell in cells
+               for output in cell.get("outputs", [])]
+    return "\n".join("".join(part) for part in
+                     [*(cell["source"] for cell in cells), *printed])
+
+
+def test_no_id_means_two_things():
+    assert all(re.fullmatch("[A-Z]{2}[1-9]", id) for id in SPECIMENS)
+    assert all(re.fullmatch(r"[a-z]+-[1-9]\d?", id) for id in exercises())
+    families = {id[:2] for id in SPECIMENS}
+    files = [*ROOT.glob("*.md"), *ROOT.glob("chapters/*.ipynb"),
+             *ROOT.glob("cvattn/**/*.py"), *ROOT.glob("cvattn/**/*.js"),
+             *ROOT.glob("cvattn/**/clinic.json"), *ROOT.glob("tests/**/*.py")]
+    for file in files:
+        text = words(file)
+        faults = re.findall(r"(?<![\w-])([A-Z]{2})(\d+)(?![\w-])", text)
+        assert {a + n for a, n in faults if a in families} <= set(SPECIMENS), file
+        tasks = re.findall(r"(?<![\w-])([a-z]{2})-([1-9]\d?)(?![\w-])", text)
+        tasks = {f"{a}-{n}" for a, n in tasks if a.upper() in families}
+        assert tasks <= set(exercises()), file
 
 
 def test_each_cure_is_a_module_of_the_package():
@@ -414,14 +445,14 @@ def test_each_cure_is_a_module_of_the_package():
 # What each description says beyond its one fact.
 
 
-def test_ca_1_both_branches_are_equal():
-    patient, _, x = pair("ca-1", SPECIMENS["ca-1"].cases[0])
+def test_ca1_both_branches_are_equal():
+    patient, _, x = pair("CA1", SPECIMENS["CA1"].cases[0])
     a = patient.W1(torch.relu(patient.W0(x.amax(dim=(2, 3)))))
     torch.testing.assert_close(patient.gate(x), torch.sigmoid(2 * a)[..., None, None])
 
 
-def test_ca_3_the_halves_are_right_and_their_chain_is_not():
-    patient, right, x = pair("ca-3", SPECIMENS["ca-3"].cases[0])
+def test_ca3_the_halves_are_right_and_their_chain_is_not():
+    patient, right, x = pair("CA3", SPECIMENS["CA3"].cases[0])
     assert torch.equal(patient.channel.gate(x), right.channel.gate(x))
     assert torch.equal(patient.spatial.gate(x), right.spatial.gate(x))
     refined = patient.channel.gate(x) * x
@@ -429,25 +460,25 @@ def test_ca_3_the_halves_are_right_and_their_chain_is_not():
 
 
 @pytest.mark.parametrize("b", [1, 3, 5])
-def test_sa_1_and_2_any_batch_but_two_raises(b):
-    _, right, _ = pair("sa-1", SPECIMENS["sa-1"].cases[2])
+def test_sa1_and_2_any_batch_but_two_raises(b):
+    _, right, _ = pair("SA1", SPECIMENS["SA1"].cases[2])
     patient, x = specimens.BothDropAxis(8).double(), some((b, 8, 5, 7))
     with pytest.raises(RuntimeError, match=f"to have 2 channels, but got {b} channel"):
         patient.gate(x)
     assert right.gate(x).shape == (b, 1, 5, 7)
 
 
-def test_sa_1_and_2_the_two_pictures_are_the_two_channels():
+def test_sa1_and_2_the_two_pictures_are_the_two_channels():
     """Of a picture that is twice as high: its means above, its maxima below."""
-    patient, right, x = pair("sa-1", SPECIMENS["sa-1"].cases[2])
+    patient, right, x = pair("SA1", SPECIMENS["SA1"].cases[2])
     heights = torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1)
     assert heights.shape == (2, 10, 7)
     torch.testing.assert_close(
         patient.gate(x), torch.sigmoid(right.f(heights[None]))[0])
 
 
-def test_sa_1_and_2_the_product_raises_but_on_maps_of_one_row():
-    patient, right, x = pair("sa-1", SPECIMENS["sa-1"].cases[2])
+def test_sa1_and_2_the_product_raises_but_on_maps_of_one_row():
+    patient, right, x = pair("SA1", SPECIMENS["SA1"].cases[2])
     with pytest.raises(RuntimeError, match=r"a \(5\) must match the size of tensor b "
                                            r"\(10\)"):
         patient(x)
@@ -455,7 +486,7 @@ def test_sa_1_and_2_the_product_raises_but_on_maps_of_one_row():
     assert right(x[:, :, :1]).shape == (2, 8, 1, 7)
 
 
-def test_sa_3_under_python_O():
+def test_sa3_under_python_O():
     """In another interpreter: the assertion is gone, our error is not."""
     said = subprocess.run([sys.executable, "-O", "-c", """
 import torch
@@ -471,7 +502,7 @@ except ValueError as error:
                     "kernel_size must be odd and positive, got kernel_size=4"]
 
 
-def test_sa_3_with_assertions_a_size_that_would_do_is_refused():
+def test_sa3_with_assertions_a_size_that_would_do_is_refused():
     with pytest.raises(AssertionError, match="kernel_size must be 3 or 7"):
         specimens.Asserts(8, kernel_size=5)
     for kernel_size in (1, 3, 5, 9):
@@ -479,17 +510,17 @@ def test_sa_3_with_assertions_a_size_that_would_do_is_refused():
         assert right.gate(torch.ones(2, 8, 5, 7)).shape == (2, 1, 5, 7)
 
 
-def test_se_3_is_right_on_a_map_of_one_pixel():
-    patient, right, x = pair("se-3", SPECIMENS["se-3"].cases[0])
+def test_se3_is_right_on_a_map_of_one_pixel():
+    patient, right, x = pair("SE3", SPECIMENS["SE3"].cases[0])
     assert torch.equal(patient(x[:, :, :1, :1]), right(x[:, :, :1, :1]))
 
 
-def test_se_5_is_an_activation():
-    patient, _, x = pair("se-5", SPECIMENS["se-5"].cases[0])
+def test_se5_is_an_activation():
+    patient, _, x = pair("SE5", SPECIMENS["SE5"].cases[0])
     torch.testing.assert_close(patient(x), F.silu(x))
 
 
-def test_se_6_torch_warns_and_builds():
+def test_se6_torch_warns_and_builds():
     with pytest.warns(UserWarning, match="zero-element tensors"):
         patient = specimens.ZeroWide(8)
     assert sum(p.numel() for p in patient.parameters()) == 0
@@ -498,30 +529,30 @@ def test_se_6_torch_warns_and_builds():
 
 @pytest.mark.parametrize("cls", [SE, ChannelAttention, CBAM, ChannelGate, SpatialGate,
                                  BAM], ids=lambda cls: cls.__name__)
-def test_se_6_every_module_refuses_a_bottleneck_of_no_width(cls):
+def test_se6_every_module_refuses_a_bottleneck_of_no_width(cls):
     with pytest.raises(ValueError, match=re.escape(
             "channels must be a positive multiple of reduction, "
             "got channels=8, reduction=16")):
         cls(8)
 
 
-def test_se_7_the_claim_holds_for_one_descriptor_and_fails_for_two():
-    patient, right, x = pair("se-7", SPECIMENS["se-7"].cases[0])
+def test_se7_the_claim_holds_for_one_descriptor_and_fails_for_two():
+    patient, right, x = pair("SE7", SPECIMENS["SE7"].cases[0])
     se = SE(8, reduction=2).double()
     se.load_state_dict({"W1.weight": right.W0.weight, "W2.weight": right.W1.weight})
     torch.testing.assert_close(patient(x), se(x))
     assert (right.gate(x) - se.gate(x)).abs().max() > 0.1
 
 
-def test_bc_4_the_gate_cannot_fall_below_a_half():
-    patient, right, x = pair("bc-4", SPECIMENS["bc-4"].cases[0])
+def test_bc4_the_gate_cannot_fall_below_a_half():
+    patient, right, x = pair("BC4", SPECIMENS["BC4"].cases[0])
     assert torch.sigmoid(patient(x)).min() >= 0.5
     assert torch.sigmoid(right(x)).min() < 0.1
     assert torch.equal(patient(x), right(x).clamp(min=0))
 
 
-def test_bc_5_the_channels_run_along_the_columns():
-    patient, right, x = pair("bc-5", SPECIMENS["bc-5"].cases[1])
+def test_bc5_the_channels_run_along_the_columns():
+    patient, right, x = pair("BC5", SPECIMENS["BC5"].cases[1])
     Mc = right(x)[:, :, 0, 0]
     for b in range(2):
         for c in range(8):
@@ -529,30 +560,30 @@ def test_bc_5_the_channels_run_along_the_columns():
     assert patient(some((1, 8, 5, 8))).shape == (1, 8, 5, 8)
 
 
-def test_bs_4_does_nothing_and_is_saved_by_the_sum():
-    patient, right, x = pair("bs-4", SPECIMENS["bs-4"].cases[0])
+def test_bs4_does_nothing_and_is_saved_by_the_sum():
+    patient, right, x = pair("BS4", SPECIMENS["BS4"].cases[0])
     patient.load_state_dict(right.spatial.state_dict())
     assert torch.equal(patient(x), right.spatial(x))
     right.spatial = patient
     assert right.gate(x).shape == x.shape
 
 
-def test_bs_5_has_two_parameters_fewer():
-    patient, right, _ = pair("bs-5", SPECIMENS["bs-5"].cases[0])
+def test_bs5_has_two_parameters_fewer():
+    patient, right, _ = pair("BS5", SPECIMENS["BS5"].cases[0])
     assert set(dict(right.named_parameters())) - set(
         dict(patient.named_parameters())) == {"norm3.weight", "norm3.bias"}
 
 
-def test_ba_4_sum_and_product_differ_wherever_they_are_not_equal():
-    patient, right, x = pair("ba-4", SPECIMENS["ba-4"].cases[0])
+def test_ba4_sum_and_product_differ_wherever_they_are_not_equal():
+    patient, right, x = pair("BA4", SPECIMENS["BA4"].cases[0])
     Mc, Ms = right.channel(x), right.spatial(x)
     torch.testing.assert_close(right(x), x * (1 + torch.sigmoid(Mc + Ms)))
     torch.testing.assert_close(patient(x), x * (1 + torch.sigmoid(Mc * Ms)))
     assert ((right.gate(x) < 0.5) & (patient.gate(x) > 0.5)).any()
 
 
-def test_sk_4_z_falls_below_0():
-    patient, right, x = pair("sk-4", SPECIMENS["sk-4"].cases[0])
+def test_sk4_z_falls_below_0():
+    patient, right, x = pair("SK4", SPECIMENS["SK4"].cases[0])
     z = []
     for module in (patient, right):
         module.A.register_forward_hook(lambda m, inputs, output: z.append(inputs[0]))
@@ -561,8 +592,8 @@ def test_sk_4_z_falls_below_0():
     torch.testing.assert_close(torch.relu(right.bn(z[0])), z[1])
 
 
-def test_sk_6_runs_for_one_picture_of_any_height():
-    patient, right, _ = pair("sk-6", SPECIMENS["sk-6"].cases[1])
+def test_sk6_runs_for_one_picture_of_any_height():
+    patient, right, _ = pair("SK6", SPECIMENS["SK6"].cases[1])
     x = some((1, 8, 5, 16))
     assert patient(x).shape == right(x).shape
     assert (patient(x) - right(x)).abs().max() > 0.1
@@ -570,13 +601,13 @@ def test_sk_6_runs_for_one_picture_of_any_height():
     assert patient(pixel).shape == (2, 8, 2, 16) and right(pixel).shape == pixel.shape
 
 
-def test_sk_7_the_branches_are_weighed_and_only_their_sum_is_missing():
-    patient, right, x = pair("sk-7", SPECIMENS["sk-7"].cases[0])
+def test_sk7_the_branches_are_weighed_and_only_their_sum_is_missing():
+    patient, right, x = pair("SK7", SPECIMENS["SK7"].cases[0])
     torch.testing.assert_close(patient(x).unflatten(1, (2, 8)).sum(dim=1), right(x))
 
 
-def test_sk_8_spends_25_weights_where_9_see_as_far():
-    patient, right, x = pair("sk-8", SPECIMENS["sk-8"].cases[0])
+def test_sk8_spends_25_weights_where_9_see_as_far():
+    patient, right, x = pair("SK8", SPECIMENS["SK8"].cases[0])
     wide, dilated = patient.F[1][0].weight, right.F[1][0].weight
     assert wide.numel() - dilated.numel() == (25 - 9) * 8 * 8 // 2
     with torch.no_grad():
@@ -585,8 +616,8 @@ def test_sk_8_spends_25_weights_where_9_see_as_far():
     torch.testing.assert_close(patient(x), right(x))
 
 
-def test_sk_9_the_biases_change_nothing_in_training():
-    patient, right, x = pair("sk-9", SPECIMENS["sk-9"].cases[0])
+def test_sk9_the_biases_change_nothing_in_training():
+    patient, right, x = pair("SK9", SPECIMENS["SK9"].cases[0])
     torch.testing.assert_close(patient.train()(x), right.train()(x))
     extra = sum(p.numel() for p in patient.parameters()) - sum(
         p.numel() for p in right.parameters())
@@ -656,4 +687,4 @@ def test_each_case_names_its_thread():
 
 def test_specimens_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
-        SPECIMENS["se-1"].symptom = ""
+        SPECIMENS["SE1"].symptom = ""

@@ -14,7 +14,16 @@ from conftest import ROOT
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+from cvattn.book.check import exercises
+
+EXERCISES = sorted((ROOT / "chapters").glob("*_exercises.ipynb"))
+HIDDEN = """\
+# Graded by nbgrader: leave this cell as it is.
+### BEGIN HIDDEN TESTS
+from cvattn.book.check import grade as _grade
+
+_grade("{id}")
+### END HIDDEN TESTS"""
 spec = importlib.util.spec_from_file_location("student", ROOT / "_tools" / "student.py")
 student = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(student)
@@ -55,9 +64,7 @@ def exercise(name, answer, solution, points):
             "mystnb": {"code_prompt_show": "Show a solution"}}),
         new_code_cell(f'check("{name}", {answer})'),
         new_code_cell(
-            "# Graded by nbgrader: leave this cell as it is.\n"
-            f'### BEGIN HIDDEN TESTS\nverdict = check("{name}", {answer})\n'
-            "assert verdict, verdict\n### END HIDDEN TESTS",
+            HIDDEN.format(id=name),
             metadata={**graded(f"{name}-test", grade=True, locked=True, points=points),
                       "tags": ["remove-cell"]}),
     ]
@@ -105,7 +112,7 @@ def test_the_student_edition_runs_and_gives_nothing_away():
     before = copy.deepcopy(book)
     edition = student.for_students(book)
     assert book == before
-    for word in ("SOLUTION", "HIDDEN", "mean(", "assert", "hide-input", "book-only"):
+    for word in ("SOLUTION", "HIDDEN", "mean(", "grade(", "hide-input", "book-only"):
         assert word not in source_of(edition) + str([c.metadata for c in edition.cells])
     assert "right." not in str(edition)
     assert [shown(c) for c in edition.cells if c.cell_type == "code"][-1] == "2"
@@ -154,7 +161,7 @@ def grade(course, name, submissions, monkeypatch):
         path = course / "submitted" / who / name / f"{name}.ipynb"
         path.parent.mkdir(parents=True)
         nbformat.write(make(nbformat.read(released, as_version=4)), path)
-    run("autograde", name, "--ExecutePreprocessor.timeout=600")
+    run("autograde", name)
 
     from nbgrader.api import Gradebook
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
@@ -200,39 +207,121 @@ def test_nbgrader_grades_right_empty_and_half(configured, tmp_path, monkeypatch)
     }, monkeypatch)
     assert scores == {
         "right": (5, 5), "empty": (0, 5), "half": (3, 5), "handed": (5, 5)}
-    assert "mean(" not in source_of(released) and "assert" not in source_of(released)
+    assert "mean(" not in source_of(released) and "grade(" not in source_of(released)
     texts = verdicts(execute(released))
     assert len(texts) == 2 and all("nothing here yet." in text for text in texts)
 
 
-def only_exercises(notebook):
-    """Return the notebook from its heading Exercises on, to spare the rest's time."""
-    start = next(i for i, c in enumerate(notebook.cells)
-                 if c.source.startswith("## Exercises"))
-    notebook.cells = notebook.cells[start:]
+# What a reader's notebook may have done to the names that a test could use.
+SHADOWED = """\
+check = lambda *a: True
+verdict = grade = _grade = check
+torch = cvattn = print = str = isinstance = callable = globals = len = type = 3"""
+
+
+def after(word, source):
+    """Return a function that puts a cell behind each whose source holds the word."""
+    def put(notebook):
+        cells = [[cell, new_code_cell(source)] if word in cell.source else [cell]
+                 for cell in notebook.cells]
+        notebook.cells = sum(cells, [])
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"cell-{number}"
+        return notebook
+    return put
+
+
+def without(*words):
+    """Return a function that deletes the cells that begin with one of these words."""
+    def drop(notebook):
+        notebook.cells = [c for c in notebook.cells if not c.source.startswith(words)]
+        return notebook
+    return drop
+
+
+def untested(notebook):
+    """Delete the first cell with a hidden test."""
+    tests = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")]
+    notebook.cells.remove(tests[0])
     return notebook
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_the_chapters_exercises_are_graded(path, tmp_path, monkeypatch):
-    student.write([path], tmp_path)
-    source = tmp_path / "course" / "source" / path.stem / path.name
-    book = only_exercises(nbformat.read(source, as_version=4))
-    nbformat.write(book, source)
+def twice(notebook):
+    """Repeat the cells that show a verdict."""
+    for cell in [c for c in notebook.cells if c.source.startswith("check(")]:
+        notebook.cells.insert(notebook.cells.index(cell), new_code_cell(cell.source))
+    return notebook
+
+
+def rewritten(old, new):
+    """Return a function that puts new for old in every cell."""
+    def rewrite(notebook):
+        for cell in notebook.cells:
+            cell.source = cell.source.replace(old, new)
+        return notebook
+    return rewrite
+
+
+def test_grades_do_not_depend_on_the_readers_other_names(tmp_path, monkeypatch):
+    book = small()
+    path = tmp_path / "small.ipynb"
+    nbformat.write(book, path)
+    student.write([path], tmp_path / "out")
+    right, shadow = solved(book), after("class Repaired", SHADOWED)
+    own = after("import check", "check = 'my own'")
+    lost = rewritten("from cvattn.book import check", "")
+    submissions = {
+        "shadowed": lambda nb: shadow(right(nb)),
+        "own": lambda nb: own(right(nb)),
+        "lambda": after("import check", "check = lambda *a: True"),
+        "unchecked": lambda nb: lost(without("check(")(right(nb))),
+        "untested": lambda nb: untested(right(nb)),
+        "twice": lambda nb: twice(right(nb)),
+        "misnamed": lambda nb: rewritten("def squeeze", "def sqeeze")(right(nb)),
+        "lost": lambda nb: without("def squeeze")(right(nb)),
+    }
+    _, scores = grade(tmp_path / "out" / "course", "small", submissions, monkeypatch)
+    assert scores == {
+        "shadowed": (5, 5), "own": (5, 5), "lambda": (0, 5), "unchecked": (5, 5),
+        "untested": (3, 5), "twice": (5, 5), "misnamed": (3, 5), "lost": (3, 5)}
+    graded = nbformat.read(
+        tmp_path / "out/course/autograded/misnamed/small/small.ipynb", as_version=4)
+    said = [o.evalue for c in graded.cells if c.cell_type == "code"
+            and c.metadata.get("nbgrader", {}).get("grade")
+            for o in c.outputs if o.output_type == "error"]
+    assert len(said) == 1 and said[0].startswith("se-1: not yet. There is no `squeeze`")
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
+def test_each_hidden_test_stands_alone(path):
+    cells = nbformat.read(path, as_version=4).cells
+    hidden = [c for c in cells if c.metadata.get("nbgrader", {}).get("grade")]
+    ids = [c.metadata.nbgrader.grade_id.removesuffix("-test") for c in hidden]
+    assert ids == [key for key in exercises() if f"{key.split('-')[0]}_exercises"
+                   == path.stem]
+    assert [c.source for c in hidden] == [HIDDEN.format(id=id) for id in ids]
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
+def test_the_exercises_are_graded(path, tmp_path, monkeypatch):
+    edition = nbformat.read(student.write([path], tmp_path)[0], as_version=4)
+    course = tmp_path / "course"
+    source = course / "source" / path.stem / path.name
+    book = nbformat.read(source, as_version=4)
     points = sum(c.metadata.nbgrader.points for c in book.cells
                  if c.metadata.get("nbgrader", {}).get("grade"))
-    _, scores = grade(tmp_path / "course", path.stem, {
+    released, scores = grade(course, path.stem, {
         "right": solved(book), "empty": lambda notebook: notebook}, monkeypatch)
     assert points >= 8
     assert scores == {"right": (points, points), "empty": (0, points)}
-
-
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
-def test_every_cell_of_the_chapters_student_edition_runs(path, tmp_path):
-    edition = nbformat.read(student.write([path], tmp_path)[0], as_version=4)
-    exercises = sum(bool(c.metadata.get("nbgrader", {}).get("solution"))
-                    for c in edition.cells)
-    texts = verdicts(execute(edition))
-    assert exercises >= 8
-    assert len(texts) == exercises
+    # What nbgrader releases is the student edition, so the empty one was a run of it.
+    assert [c.source for c in edition.cells] == [c.source for c in released.cells]
+    run = nbformat.read(course / "autograded/empty" / path.stem / path.name, 4)
+    shown = [c for c in run.cells if c.cell_type == "code" and c.outputs]
+    wrong = [c.source for c in shown if "HIDDEN" not in c.source
+             and any(o.output_type == "error" for o in c.outputs)]
+    assert wrong == []
+    texts = verdicts(run)
+    assert len(texts) == sum(c.metadata.get("nbgrader", {}).get("solution", False)
+                             for c in run.cells)
     assert all("nothing here yet." in text for text in texts)

@@ -18,7 +18,7 @@ def squeeze(x):
     return x.mean(dim=(2, 3))
 
 
-SE1 = Exercise(
+SQUEEZE = Exercise(
     name="squeeze",
     reference=squeeze,
     right="Height and width are gone: one number for each picture and channel.",
@@ -88,7 +88,7 @@ def count(channels, reduction, bias):
     return 2 * channels * hidden + (hidden + channels if bias else 0)
 
 
-SE2 = Exercise(
+COUNT = Exercise(
     name="count",
     reference=count,
     right="Two matrices, C x C/r and C/r x C: the count is 2 C^2 / r, and halves when "
@@ -149,7 +149,7 @@ def excite(z, W1, W2):
     return torch.sigmoid(torch.relu(z @ W1.T) @ W2.T)
 
 
-SE3 = Exercise(
+EXCITE = Exercise(
     name="excite",
     reference=excite,
     right="Every gate lies between 0 and 1, and no gate has to fall for another to "
@@ -339,7 +339,7 @@ def squeezed(self, x):
     return torch.sigmoid(self.mlp(x.mean(dim=(2, 3))))
 
 
-SE4 = Exercise(
+REPAIRED = Exercise(
     name="Repaired",
     reference=Repaired,
     right="Every line now reads what the line above it made, and a bottleneck without "
@@ -487,7 +487,7 @@ def by_autograd(x, W1, W2, g):
     return torch.autograd.grad(y, W1, g)[0]
 
 
-SE5 = Exercise(
+GRADIENT = Exercise(
     name="weight_gradient",
     reference=lambda x, W1, W2, g: weight_gradient(x, W1, W2, g),
     right="Every picture adds its share, dh times z, to the one matrix they all use.",
@@ -614,7 +614,7 @@ def judge_twins(value):
     return BLIND if abs(one - other) <= 1e-4 * max(one, other, 1e-9) else None
 
 
-SE6 = Exercise(
+TWINS = Exercise(
     name="twins",
     reference=twins,
     right="The same pixels in another order: z agrees, so every SE gives both the same "
@@ -661,7 +661,7 @@ def per_stage(width, blocks):
     return {s: (width(c), blocks(n)) for s, (c, n) in STAGES.items()}
 
 
-SE7 = Exercise(
+BUDGET = Exercise(
     name="added",
     reference=lambda reduction, stages: added(reduction, stages),
     right="A million at r = 16 pays for stages 2, 3 and 4 together (942,080), and not "
@@ -758,7 +758,7 @@ def swapped(formula):
     return lambda block, x, donor: formula(*halves(block, x, donor))
 
 
-SE8 = Exercise(
+SWAP = Exercise(
     name="swap",
     reference=swap,
     right="The content is x's, the weighing is the donor's.",
@@ -891,7 +891,7 @@ def run_place(answer, place, residual, shortcut, attention, x):
     return "accepted"
 
 
-SE9 = Exercise(
+PLACES = Exercise(
     name="block_forward",
     reference=block_forward,
     right="Four places, one module: only the order of the calls differs.",
@@ -1131,7 +1131,7 @@ def report_of(interval=paired, n=5, **entries):
     return lambda: {**report, **entries}
 
 
-SE10 = Exercise(
+PROJECT = Exercise(
     name="project",
     reference=report_of(),
     right="The runs are paired by seed, there are enough of them, and the interval is "
@@ -1155,6 +1155,7 @@ SE10 = Exercise(
 
 
 EXERCISES = {
-    "se-1": SE1, "se-2": SE2, "se-3": SE3, "se-4": SE4, "se-5": SE5,
-    "se-6": SE6, "se-7": SE7, "se-8": SE8, "se-9": SE9, "se-10": SE10,
+    "se-1": SQUEEZE, "se-2": COUNT, "se-3": EXCITE, "se-4": REPAIRED,
+    "se-5": GRADIENT, "se-6": TWINS, "se-7": BUDGET, "se-8": SWAP, "se-9": PLACES,
+    "se-10": PROJECT,
 }

@@ -391,8 +391,8 @@ def mean_one(p):
 COMPETES = Exercise(
     name="competes",
     reference=competes,
-    right="Sums that are 1 everywhere name the axis. It is the test that finds fault 5 "
-    "of the chapter.",
+    right="Sums that are 1 everywhere name the axis. It is the test that finds "
+    "SK5, the softmax along the wrong axis.",
     given="p",
     cases=lambda: [
         (rand(3, 2, 5, seed=31).softmax(1),), (rand(3, 2, 5, seed=32).softmax(2),),
