@@ -3,7 +3,7 @@
     python3 _tools/setup.py
 
 A second run with the same requirements.txt, pyproject.toml and Python does
-nothing. Called with another Python that the book supports, it makes .venv anew.
+nothing, and a torch of the pinned version that is in .venv already stays. Called with another Python that the book supports, it makes .venv anew.
 It runs on older Pythons too, to say which Python is needed.
 """
 
@@ -17,7 +17,7 @@ VENV = os.path.join(ROOT, ".venv")
 FOLDER, EXE = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
 PYTHON = os.path.join(VENV, FOLDER, EXE)
 STAMP = os.path.join(VENV, "cvattn-ready")
-FIRST, LAST = (3, 10), (3, 13)
+FIRST, LAST = (3, 11), (3, 14)
 
 
 def supported(version):
@@ -63,9 +63,9 @@ def main():
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
         if not supported(sys.version_info[:2]):
             sys.exit(
-                "The book needs Python 3.10, 3.11, 3.12 or 3.13; "
+                "The book needs Python 3.11, 3.12, 3.13 or 3.14; "
                 f"{sys.executable} is {here}.\n"
-                "Name another one: make PYTHON=python3.12 book"
+                "Name another one: make PYTHON=python3.13 book"
             )
         print(f"Making .venv with Python {here}", flush=True)
         made = subprocess.call([sys.executable, "-m", "venv", "--clear", VENV])

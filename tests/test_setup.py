@@ -102,14 +102,14 @@ def test_another_supported_python_makes_the_venv_anew(setup):
     assert not (made / "mark").exists()
 
 
-@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
+@pytest.mark.parametrize("version", [(3, 10), (3, 15)])
 def test_a_python_that_is_not_supported_uses_the_venv_that_is_there(setup, version):
     installed(setup)
     called_by(setup, version)
     setup.main()
     assert not setup.ran
     shutil.rmtree(setup.VENV)
-    with pytest.raises(SystemExit, match="needs Python 3.10, 3.11, 3.12 or 3.13; "):
+    with pytest.raises(SystemExit, match="needs Python 3.11, 3.12, 3.13 or 3.14; "):
         setup.main()
     assert not setup.ran
 
