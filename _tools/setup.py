@@ -3,7 +3,8 @@
     python3 _tools/setup.py
 
 A second run with the same requirements.txt, pyproject.toml and Python does
-nothing, and a torch of the pinned version that is in .venv already stays. Called with another Python that the book supports, it makes .venv anew.
+nothing. Called with another Python that the book supports, it makes .venv anew;
+a .venv of this Python stays, and so does a torch of the right version in it.
 It runs on older Pythons too, to say which Python is needed.
 """
 
