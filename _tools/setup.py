@@ -10,6 +10,7 @@ It runs on older Pythons too, to say which Python is needed.
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 
@@ -49,6 +50,28 @@ def wanted():
     return digest.hexdigest()
 
 
+def pinned(name):
+    """The version that requirements.txt gives a package."""
+    with open(os.path.join(ROOT, "requirements.txt")) as file:
+        lines = [line.partition("==") for line in file]
+    return next((rest.split()[0] for key, _, rest in lines if key == name), None)
+
+
+def download():
+    """How much pip is about to download, in words. Most of it is torch."""
+    test = "from importlib.metadata import version; print(version('torch'))"
+    try:
+        out = subprocess.check_output([PYTHON, "-c", test], stderr=subprocess.DEVNULL)
+        if out.decode().partition("+")[0].strip() == pinned("torch"):
+            return "up to 0.3 GB; .venv has its torch already"
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    if platform.system() == "Linux":
+        return ("about 2.9 GB, with the CUDA libraries of torch.\n"
+                "Without a graphics card 0.5 GB are enough: README.md tells how")
+    return "about 0.4 GB"
+
+
 def ready():
     try:
         with open(STAMP) as file:
@@ -73,7 +96,8 @@ def main():
         if made != 0 or not works(PYTHON):
             sys.exit("Python's venv did not work; on Debian: apt install python3-venv")
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    print("Installing requirements.txt (the first time takes minutes)", flush=True)
+    print("Installing requirements.txt, which takes minutes, once", flush=True)
+    print("To download:", download(), flush=True)
     steps = [
         pip + ["--requirement", os.path.join(ROOT, "requirements.txt")],
         pip + ["--no-deps", "--no-build-isolation", "--editable", ROOT],
