@@ -39,8 +39,9 @@ run: setup  ## execute the notebooks again, in place (ONLY=chapters/se.ipynb for
 serve: book  ## show the book on http://127.0.0.1:8000 (PORT=… for another)
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-lint: setup  ## ruff over code and notebooks
+lint: setup  ## ruff over code and notebooks, zizmor over the workflows
 	@$(BIN)/ruff check .
+	@$(BIN)/zizmor --offline --pedantic --quiet .github
 
 bench: setup  ## time and memory of every module beside its peers (BENCH=--quick, …)
 	@$(BIN)/python -m benchmarks.bench $(BENCH)

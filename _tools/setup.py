@@ -3,12 +3,14 @@
     python3 _tools/setup.py
 
 A second run with the same requirements.txt, pyproject.toml and Python does
-nothing. Called with another Python that the book supports, it makes .venv anew.
+nothing. Called with another Python that the book supports, it makes .venv anew;
+a .venv of this Python stays, and so does a torch of the right version in it.
 It runs on older Pythons too, to say which Python is needed.
 """
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 
@@ -17,7 +19,7 @@ VENV = os.path.join(ROOT, ".venv")
 FOLDER, EXE = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
 PYTHON = os.path.join(VENV, FOLDER, EXE)
 STAMP = os.path.join(VENV, "cvattn-ready")
-FIRST, LAST = (3, 10), (3, 13)
+FIRST, LAST = (3, 11), (3, 14)
 
 
 def supported(version):
@@ -48,6 +50,28 @@ def wanted():
     return digest.hexdigest()
 
 
+def pinned(name):
+    """The version that requirements.txt gives a package."""
+    with open(os.path.join(ROOT, "requirements.txt")) as file:
+        lines = [line.partition("==") for line in file]
+    return next((rest.split()[0] for key, _, rest in lines if key == name), None)
+
+
+def download():
+    """How much pip is about to download, in words. Most of it is torch."""
+    test = "from importlib.metadata import version; print(version('torch'))"
+    try:
+        out = subprocess.check_output([PYTHON, "-c", test], stderr=subprocess.DEVNULL)
+        if out.decode().partition("+")[0].strip() == pinned("torch"):
+            return "up to 0.3 GB; .venv has its torch already"
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    if platform.system() == "Linux":
+        return ("about 2.9 GB, with the CUDA libraries of torch.\n"
+                "Without a graphics card 0.5 GB are enough: README.md tells how")
+    return "about 0.4 GB"
+
+
 def ready():
     try:
         with open(STAMP) as file:
@@ -63,16 +87,17 @@ def main():
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
         if not supported(sys.version_info[:2]):
             sys.exit(
-                "The book needs Python 3.10, 3.11, 3.12 or 3.13; "
+                "The book needs Python 3.11, 3.12, 3.13 or 3.14; "
                 f"{sys.executable} is {here}.\n"
-                "Name another one: make PYTHON=python3.12 book"
+                "Name another one: make PYTHON=python3.13 book"
             )
         print(f"Making .venv with Python {here}", flush=True)
         made = subprocess.call([sys.executable, "-m", "venv", "--clear", VENV])
         if made != 0 or not works(PYTHON):
             sys.exit("Python's venv did not work; on Debian: apt install python3-venv")
     pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-    print("Installing requirements.txt (the first time takes minutes)", flush=True)
+    print("Installing requirements.txt, which takes minutes, once", flush=True)
+    print("To download:", download(), flush=True)
     steps = [
         pip + ["--requirement", os.path.join(ROOT, "requirements.txt")],
         pip + ["--no-deps", "--no-build-isolation", "--editable", ROOT],

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+README = (ROOT / "README.md").read_text("utf-8")
 HERE = sys.version_info[:2]
 OTHER = (3, 12) if HERE != (3, 12) else (3, 11)
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not here")
@@ -49,10 +51,12 @@ def venv(setup, *, pip=True):
     subprocess.check_call([sys.executable, "-m", "venv", "--clear", "--without-pip",
                            setup.VENV])
     if pip:
-        where = subprocess.check_output(
-            [setup.PYTHON, "-c",
-             "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True)
-        Path(where.strip(), "pip.py").touch()
+        Path(purelib(setup), "pip.py").touch()
+
+
+def purelib(setup):
+    where = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    return Path(subprocess.check_output([setup.PYTHON, "-c", where], text=True).strip())
 
 
 def installed(setup):
@@ -102,16 +106,52 @@ def test_another_supported_python_makes_the_venv_anew(setup):
     assert not (made / "mark").exists()
 
 
-@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
+@pytest.mark.parametrize("version", [(3, 10), (3, 15)])
 def test_a_python_that_is_not_supported_uses_the_venv_that_is_there(setup, version):
     installed(setup)
     called_by(setup, version)
     setup.main()
     assert not setup.ran
     shutil.rmtree(setup.VENV)
-    with pytest.raises(SystemExit, match="needs Python 3.10, 3.11, 3.12 or 3.13; "):
+    with pytest.raises(SystemExit, match="needs Python 3.11, 3.12, 3.13 or 3.14; "):
         setup.main()
     assert not setup.ran
+
+
+@pytest.mark.parametrize("system, words", [
+    ("Linux", r"To download: about 2\.9 GB.*\n.*README\.md"),
+    ("Darwin", r"To download: about 0\.4 GB\n"),
+    ("Windows", r"To download: about 0\.4 GB\n"),
+])
+def test_it_says_before_it_starts_how_much_it_downloads(setup, capsys, system, words):
+    setup.platform = SimpleNamespace(system=lambda: system)
+    setup.main()
+    said = capsys.readouterr().out
+    assert "once\n" in said and re.search(words, said)
+    assert "README" not in said or "CPU build" in README
+
+
+def test_a_torch_that_was_there_first_stays_and_is_not_counted(setup, capsys):
+    venv(setup)
+    version = re.search(r"^torch==(\S+)", (ROOT / "requirements.txt").read_text(), re.M)
+    for have, words in ("1.0+cpu", "GB, with the"), (f"{version[1]}+cpu", "up to 0.3"):
+        info = purelib(setup) / "torch.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Name: torch\nVersion: {have}\n")
+        setup.platform = SimpleNamespace(system=lambda: "Linux")
+        Path(setup.STAMP).unlink(missing_ok=True)
+        setup.main()
+        assert words in capsys.readouterr().out
+        assert info.exists()
+
+
+def test_the_readme_gives_the_commands_for_each_system():
+    posix, windows = (re.findall(rf"^\.venv{folder}(.*)", README, re.M)
+                      for folder in (r"/bin/", r"\\Scripts\\"))
+    assert "py -3.13 -m venv .venv\n" in README and len(windows) == 4
+    built = "jupyter-book build . -W -n --keep-going"
+    assert built in posix and built in windows
+    assert '"$(grep ^torch== requirements.txt)" --index-url' in README
 
 
 @needs_make
@@ -119,7 +159,7 @@ def test_make_finds_the_tools_where_the_system_puts_them():
     for system, folder in (("Windows_NT", "Scripts"), ("", "bin")):
         out = subprocess.check_output(
             ["make", "-n", "lint", f"OS={system}"], cwd=ROOT, text=True)
-        assert f".venv/{folder}/ruff" in out
+        assert f".venv/{folder}/ruff" in out and f".venv/{folder}/zizmor" in out
 
 
 @needs_make
