@@ -79,6 +79,7 @@ def rounds(value: float, printed: str) -> bool:
 
 @cache
 def counted(row: Row) -> Counted:
+    """Return what a row's network has, counted on the meta device."""
     with torch.device("meta"):
         model, x = row.build(), torch.zeros(1, 3, row.size, row.size)
     macs = None if row.gflops is None else cost.macs(model.eval(), x)

@@ -73,9 +73,10 @@ def what_it_reads(name):
     for path in re.findall(r"\{(?:literalinclude|include)\} *(\S+)", text):
         files.append(source.parent / path)
     for path in re.findall(r"auto(?:class|function|module):: *(cvattn\S*)", text):
-        thing = cvattn
+        thing, name = cvattn, "cvattn"
         for part in path.split(".")[1:]:
-            thing = getattr(thing, part, None) or importlib.import_module(path)
+            name = f"{name}.{part}"
+            thing = getattr(thing, part, None) or importlib.import_module(name)
         files.append(Path(inspect.getsourcefile(thing)))
     return files
 

@@ -9,7 +9,7 @@ Every run writes a checkpoint after each epoch to --folder, and its weights at t
 so that the command can be stopped and given again; runs made or begun with other
 settings are refused. At the end the results go to `<name>.json` (each run, the
 settings, versions and hardware) and weights of seed 0 to `<name>.safetensors`, both in
-`cvattn/results`, from where the chapter reads them.
+`cvattn/book/results`, from where the chapter reads them.
 """
 
 import argparse
@@ -59,8 +59,8 @@ class Grid:
             `accuracy` included, in place of `train.fit`, `examine`, `pictures` and
             `watch`; for what is no classifier of pictures.
         last: arms that wait until all others are done.
-        shipped: arms whose weights are kept in `cvattn/results`, as float16 to keep
-            the wheel small; all, if None; if there are none, no file is written.
+        shipped: arms whose weights are kept in `cvattn/book/results`, as float16 to
+            keep the wheel small; all, if None; if there are none, no file is written.
     """
 
     name: str
