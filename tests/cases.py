@@ -185,7 +185,8 @@ MODULES = {
          "points^2": 9, "points^2+3": 12, "Hout": same_h, "Wout": same_w,
          "(H+3)(W+3)": lambda h, w: (h + 3) * (w + 3)}, "grid", ("B", "H", "W", 2),
         FREE, scale=1.0, demanded=("features",), any_channels=True,
-        files=("cvattn.warps",), further=lambda m, x: bilinear_sample(x, m.grid(x)))
+        files=("cvattn.warps",), further=lambda m, x: (
+            bilinear_sample(x, m.grid(x)), ThinPlateSpline(3)))
        for transform in (Affine(), Attention(), Projective(), ThinPlateSpline(3))},
     "SpatialTransformer(size=(5, 17))": Case(
         partial(SpatialTransformer, localiser, features=5, size=(5, 17),
