@@ -6,9 +6,11 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BUILD = $(BIN)/jupyter-book build . -W -n --keep-going --quiet
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	--nbval-sanitize-with tests/sanitize.cfg
+# Workers follow the cores; tests/conftest.py says what a worker is given at a time.
+PYTEST = --doctest-modules -n auto --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test run serve lint bench student pdf publish-dry pins clean
+.PHONY: help setup book test check portable run serve lint bench student pdf publish-dry pins clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-13s %s\n", $$1, $$2}' Makefile
@@ -20,10 +22,16 @@ book: setup  ## build the HTML book, without a single warning
 	@$(BUILD) >/dev/null || { rm -rf _build/.doctrees; exit 1; }
 	@echo "The book is built: open _build/html/index.html"
 
-test: book lint  ## lint, unit tests, every notebook, browser tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) --doctest-modules -n 2 \
-	    --dist loadscope \
-	    chapters cvattn tests
+test: book lint  ## lint, all tests, every notebook, every page (ONLY=se for a chapter)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PYTEST) \
+	    $(if $(ONLY),--only $(ONLY)) chapters cvattn tests
+
+check: lint  ## what a minute can tell: lint, contracts, values, notebooks' form
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not browser" -q \
+	    cvattn $(wildcard tests/test_*.py) tests/book/test_notebooks.py
+
+portable: setup  ## notebooks and tests as on other machines (ROWS="avx2-1 …")
+	@$(BIN)/python _tools/portable.py $(ROWS)
 
 run: setup  ## execute the notebooks again, in place (ONLY=chapters/se.ipynb for one)
 	@$(BIN)/python _tools/run.py --jobs $(JOBS) $(ONLY)

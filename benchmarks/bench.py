@@ -30,10 +30,8 @@ import argparse
 import json
 import math
 import os
-import random
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -183,43 +181,6 @@ def both(model: nn.Module, x: Tensor, g: Tensor) -> None:
 PASSES = {"forward": forward, "forward + backward": both}
 
 
-def seconds(step: Callable[[], None], times: int = 1) -> float:
-    """Return the time of one step, from a number of them in a row."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    wait()
-    start = time.perf_counter()
-    for _ in range(times):
-        step()
-    wait()
-    return (time.perf_counter() - start) / times
-
-
-def turns(steps: dict[str, Callable[[], None]], budget: float,
-          least: int = 5) -> dict[str, list[float]]:
-    """Return the seconds of each step in each turn; the order changes every turn.
-
-    There are at least `least` turns, and more until `budget` seconds are over. Steps
-    of less than 5 ms are repeated within a turn.
-    """
-    for step in steps.values():
-        step()      # libraries choose their kernels, compilers compile
-    times = {name: math.ceil(min(0.005 / seconds(step), 100))
-             for name, step in steps.items()}
-    out: dict[str, list[float]] = {name: [] for name in steps}
-    order, chance, start = list(steps), random.Random(0), time.perf_counter()
-    while len(out[order[0]]) < least or time.perf_counter() - start < budget:
-        chance.shuffle(order)
-        for name in order:
-            out[name].append(seconds(steps[name], times[name]))
-    return out
-
-
-def quartiles(above: list[float], below: list[float]) -> list[float]:
-    """Return the quartiles of the ratios, turn by turn."""
-    ratios = [a / b for a, b in zip(above, below, strict=True)]
-    return statistics.quantiles(ratios, n=4, method="inclusive")
-
-
 def peak(do: Callable, model: nn.Module, x: Tensor, g: Tensor) -> int:
     """Return the most bytes of a pass beyond those before it, gradients included."""
     return cost.peak(lambda model, inputs: do(model, *inputs, g), model, [x], x.device)
@@ -255,7 +216,9 @@ def rows(case: Case, device: str, budget: float, compiled: bool,
                      for n, m in models.items()}
             steps["again"] = steps["cvattn"]
             steps["copy"] = partial(room.copy_, x.detach())
-            times = turns(steps, budget)
+            for step in steps.values():
+                step()      # libraries choose their kernels, compilers compile
+            times = cost.turns(steps, x.device, 5, budget=budget, shortest=0.005)
             memory = {}
             if form == "eager":
                 memory["peak"] = {n: peak(do, m, x, g) for n, m in models.items()}
@@ -268,10 +231,10 @@ def rows(case: Case, device: str, budget: float, compiled: bool,
 def row(case: Case, name: str, form: str, times: dict[str, list[float]],
         memory: dict[str, dict[str, int]], copies: float) -> dict:
     """Arrange one measurement as data."""
-    ratio = {peer: quartiles(times["cvattn"], times[peer]) for peer in case.peers}
+    ratio = {peer: cost.quartiles(times["cvattn"], times[peer]) for peer in case.peers}
     median = {n: statistics.median(t) for n, t in times.items()}
     fastest = min(case.peers, key=median.get, default=None)
-    noise = quartiles(times["cvattn"], times["again"])
+    noise = cost.quartiles(times["cvattn"], times["again"])
     q = ratio.get(fastest)
     return {
         "module": case.name, "shape": case.shape, "pass": name, "form": form,

@@ -1,6 +1,5 @@
 """What a model costs: parameters, multiplications, memory and time.
 
-    python -m cvattn.cost                      # the papers' tables, recomputed
     python -m cvattn.cost resnet50 sknet50     # networks of this package, side by side
 
 The conventions, so that a number can be compared with another's:
@@ -26,6 +25,7 @@ seconds     the median of several runs; models that are compared take turns.
 import argparse
 import copy
 import itertools
+import math
 import os
 import statistics
 import time
@@ -33,6 +33,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -183,23 +184,50 @@ def kept(model: nn.Module, inputs) -> int:
     return sum(storage.nbytes() for storage in alive)
 
 
-def seconds(step: Callable, model: nn.Module, inputs, device: torch.device) -> float:
+def seconds(step: Callable[[], object], device: torch.device, times: int = 1) -> float:
+    """Return the time of one step, from a number of them in a row."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
     wait(device)
     start = time.perf_counter()
-    step(model, inputs)
+    for _ in range(times):
+        step()
     wait(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
+
+
+def turns(steps: dict[str, Callable[[], object]], device: torch.device, least: int, *,
+          budget: float = 0, shortest: float = 0) -> dict[str, list[float]]:
+    """Return the seconds of each step in each turn; the order changes every turn.
+
+    There are at least `least` turns, and more until `budget` seconds are over. A step
+    that takes less than `shortest` seconds is repeated within a turn.
+    """
+    times = {name: math.ceil(min(shortest / seconds(step, device), 100))
+             if shortest else 1 for name, step in steps.items()}
+    out: dict[str, list[float]] = {name: [] for name in steps}
+    order, end = list(steps), time.monotonic() + budget
+    for turn in itertools.count():
+        if turn >= least and time.monotonic() >= end:
+            return out
+        for name in order:
+            out[name].append(seconds(steps[name], device, times[name]))
+        order.reverse()
+        if turn % 2:        # so that all begin, and no two always follow each other
+            order = order[2:] + order[:2]
 
 
 def medians(step: Callable, models: dict[str, nn.Module], inputs,
             device: torch.device, repeats: int) -> dict[str, float]:
-    """Return the median seconds of each model; who goes first changes every turn."""
-    times = {name: [] for name in models}
-    for turn in range(repeats):
-        for name in list(models)[:: -1 if turn % 2 else 1]:
-            times[name].append(seconds(step, models[name], inputs, device))
-    return {name: statistics.median(seen) for name, seen in times.items() if seen}
+    """Return the median seconds of each model, which take turns."""
+    steps = {name: partial(step, model, inputs) for name, model in models.items()}
+    return {name: statistics.median(seen)
+            for name, seen in turns(steps, device, repeats).items() if seen}
+
+
+def quartiles(above: list[float], below: list[float]) -> list[float]:
+    """Return the quartiles of the ratios, turn by turn."""
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    return statistics.quantiles(ratios, n=4, method="inclusive")
 
 
 def where(models: dict[str, nn.Module], inputs) -> torch.device:
@@ -305,22 +333,18 @@ def table(models: dict[str, nn.Module], *inputs, repeats: int = 5,
 
 def main() -> None:
     import cvattn
-    from cvattn.book import published
 
     parser = argparse.ArgumentParser(prog="python -m cvattn.cost",
                                      description=__doc__.splitlines()[0])
     known = [n for n in cvattn.__all__ if n.startswith(("res", "sknet", "vit_"))]
-    parser.add_argument("network", nargs="*", help=", ".join(known) + "; the forward "
+    parser.add_argument("network", nargs="+", help=", ".join(known) + "; the forward "
                         "pass on one picture of 224x224 is measured here and now")
     names = parser.parse_args().network
     unknown = [n for n in names if n not in known]
     if unknown:
         parser.error(f"no network {', '.join(unknown)}; there are {', '.join(known)}")
-    if names:
-        models = {name: getattr(cvattn, name)() for name in names}
-        print(table(models, torch.randn(1, 3, 224, 224), training=False))
-    else:
-        print(published.report())
+    models = {name: getattr(cvattn, name)() for name in names}
+    print(table(models, torch.randn(1, 3, 224, 224), training=False))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ class Case:
     keeps_type: bool = True         # gives float32 back under autocast
     demanded: tuple = ()            # keyword arguments without a default
     any_channels: bool = False      # x may have any number of them
+    idle: tuple = ()                # parameters whose gradient is 0 by mathematics
     further: Callable = lambda module, *inputs: None    # reaches what forward does not
 
     def axes(self, b, h, w):
@@ -108,6 +109,13 @@ def gated(build, channels, map_shape, sizes, **kwargs):
 
 
 CHANNEL, SPACE = ("B", "C", 1, 1), ("B", 1, "H", "W")
+# In training a BatchNorm takes away what the bias before it adds; a softmax takes
+# away what a bias of the keys adds to all the scores of a query.
+IDLE_CHANNEL = {"last": ("W1.bias",), "hidden": ("W0.bias",)}
+IDLE_SPACE = {"last": ("f3.bias",), "hidden": ("f0.bias", "f1.bias", "f2.bias")}
+IDLE = {norm: (*[f"channel.{name}" for name in IDLE_CHANNEL[norm]],
+               *[f"spatial.{name}" for name in IDLE_SPACE[norm]])
+        for norm in ("last", "hidden")}
 NARROW = {"C/r": 17}
 SHORT = {"num_heads": 3, "hidden": 23, "dropout": 0.0}
 localiser = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.Sigmoid(),
@@ -145,19 +153,22 @@ MODULES = {
                 spatial_pool=("max", "mean")), 34, PICTURE, NARROW),
     **{f"ChannelGate(norm={norm!r})": Case(
         partial(ChannelGate, 34, reduction=2, norm=norm), picture(34), CHANNEL,
-        "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, keeps_type=False)
+        "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, keeps_type=False,
+        idle=IDLE_CHANNEL[norm])
        for norm in ("last", "hidden")},
     **{f"SpatialGate(norm={norm!r})": Case(
         partial(SpatialGate, 34, reduction=2, dilation=2, norm=norm), picture(34),
         SPACE, "x must be (B, 34, H, W)", {"C": 34, **NARROW}, free=FREE, nan="some",
-        keeps_type=False)
+        keeps_type=False, idle=IDLE_SPACE[norm])
        for norm in ("last", "hidden")},
-    "BAM": gated(partial(BAM, 34, reduction=2), 34, PICTURE, NARROW),
+    "BAM": gated(
+        partial(BAM, 34, reduction=2), 34, PICTURE, NARROW, idle=IDLE["last"]),
     "BAM, official": gated(
         partial(BAM, 34, reduction=2, dilation=2, combine="product", norm="hidden"), 34,
-        PICTURE, NARROW),
+        PICTURE, NARROW, idle=IDLE["hidden"]),
     "BAM(combine='max')": gated(
-        partial(BAM, 34, reduction=2, combine="max"), 34, PICTURE, NARROW),
+        partial(BAM, 34, reduction=2, combine="max"), 34, PICTURE, NARROW,
+        idle=IDLE["last"]),
     "SK": gated(
         partial(SK, 34, groups=2, reduction=2, minimum=3), 34, ("B", 2, "C", 1, 1),
         {"d": 17, "M": 2, "H'": same_h, "W'": same_w}, keeps_type=False),
@@ -192,7 +203,8 @@ MODULES = {
     "MultiHeadAttention(bias=True), two sequences": Case(
         partial(MultiHeadAttention, 12, num_heads=2, bias=True, key_dim=5),
         two_sequences(12), SEQUENCE, ROWS, {**TOKENS, "h": 2, "d_k": 5, "d_v": 6},
-        "weights", CROSS, LENGTHS, nan="some", keeps_type=False),
+        "weights", CROSS, LENGTHS, nan="some", keeps_type=False,
+        idle=("W_K.bias",)),
     "FeedForward": Case(
         partial(FeedForward, 12, hidden=23), sequence(12), SEQUENCE, ROWS, TOKENS,
         free=LENGTHS[:1], nan="some", keeps_type=False),
@@ -215,5 +227,6 @@ MODULES = {
                  "1+N": lambda h, w: 1 + h * w},
                 "weights", ("L", "B", "h", "1+N", "1+N"), ({0: "b"},), scale=1.5,
                 keeps_type=False,
+                idle=tuple(f"layers.{i}.attention.W_K.bias" for i in range(2)),
                 further=lambda vit, x: (vit.tokens(x), rollout(vit.weights(x)))),
 }

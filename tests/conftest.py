@@ -1,14 +1,20 @@
-"""What several test files need: the built book, and a browser to open it in."""
+"""What several test files need: the built book, and a browser to open it in.
+
+Also how the tests are handed to the workers, and two options: `-m "not browser"`
+leaves out what needs Chromium or the built book, `--only se` keeps one chapter.
+"""
 
 import functools
 import os
+import re
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pages import Page, Tabs
 
-from cvattn.book.live import chromium
+from cvattn.book.live.pictures import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 CI = os.environ.get("CI", "").lower() == "true"
@@ -63,7 +69,7 @@ def arrays():
     """The shipped numbers of the live figures."""
     from cvattn.book import live
 
-    return live.trained()
+    return live.arrays("se")
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +84,28 @@ def browser(tmp_path_factory):
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def tabs(browser):
+    return Tabs(browser)
+
+
+@pytest.fixture
+def show(tabs, tmp_path):
+    """Opens a page with these figures on it."""
+    opened = []
+
+    def make(*parts, attributes="", **options):
+        options = {"viewport": {"width": 900, "height": 1000}, **options}
+        page = Page(tabs.take(options), tmp_path, *parts, attributes=attributes)
+        opened.append((page, options))
+        return page
+
+    yield make
+    for page, options in opened:
+        page.hush()
+        tabs.give_back(page.tab, options)
 
 
 def must_not_skip(report) -> None:
@@ -102,3 +130,62 @@ def pytest_make_collect_report(collector):
     if collector.name.startswith(("test_book", "test_live")):
         must_not_skip(report)
     return report
+
+
+def pytest_addoption(parser):
+    parser.addoption("--only", metavar="CHAPTER", help="one chapter's tests: se, …")
+
+
+def words(text: str) -> set[str]:
+    return set(re.split(r"[^a-z0-9]+", text.lower()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if {"browser", "book"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("browser")
+    chapter = config.getoption("only")
+    if not chapter:
+        return
+    chapters = {path.stem for path in (ROOT / "chapters").glob("*.ipynb")}
+    if chapter not in chapters:
+        raise pytest.UsageError(
+            f"--only must be one of {', '.join(sorted(chapters))}, got {chapter!r}")
+    # A test is the chapter's if its file, function or case is named after the
+    # chapter, its package's file or one of the classes in it.
+    wanted = {chapter}
+    module = ROOT / "cvattn" / f"{chapter}.py"
+    if module.exists():
+        wanted |= words(" ".join(re.findall(r"^class (\w+)", module.read_text("utf-8"),
+                                            re.MULTILINE)))
+    kept = [item for item in items
+            if wanted & words(item.nodeid.removeprefix("tests/").replace("_", " "))]
+    config.hook.pytest_deselected(items=[i for i in items if i not in set(kept)])
+    items[:] = kept
+
+
+# What one worker must do alone, since its fixture costs much: a whole file, or in
+# test_book what looks at one page. Anything else is handed out function by function.
+TOGETHER = {"test_colab.py", "test_publish.py", "test_published.py", "test_wheel.py"}
+PAGE = re.compile(r"test_book\.py::.*\[.*?(chapters/\w+|api|notation|intro)\b")
+
+
+def together(nodeid: str) -> str:
+    """Return what the tests that are best run by one worker have in common."""
+    path, _, test = nodeid.partition("::")
+    if path.endswith(".ipynb") or Path(path).name in TOGETHER:
+        return path
+    page = PAGE.search(nodeid)
+    return f"{path}::{page[1] if page else test.partition('[')[0]}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return together(nodeid)
+
+    return Together(config, log)

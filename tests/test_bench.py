@@ -3,18 +3,15 @@
 import json
 import subprocess
 import sys
-from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
 from benchmarks import bench, official, peers
-from cvattn import CBAM, SE
-
-ROOT = Path(__file__).parents[1]
+from cvattn import CBAM, SE, cost
 
 TINY = (2, 16, 3, 5)
 
@@ -77,35 +74,17 @@ def test_compiled_and_channels_last(monkeypatch, channels_last):
     assert set(formats) == {channels_last}
 
 
-def test_steps_take_turns_in_an_order_that_changes(monkeypatch):
-    order = []
-    monkeypatch.setattr(bench, "seconds", lambda step, times=1: step() or 1.0)
-    steps = {name: partial(order.append, name) for name in "abc"}
-    times = bench.turns(steps, 0, least=20)
-    assert times == {name: [1.0] * 20 for name in "abc"}
-    assert order[:6] == [*"abcabc"], "each has run before it is measured"
-    rounds = ["".join(order[i:i + 3]) for i in range(6, 66, 3)]
-    assert all(sorted(turn) == [*"abc"] for turn in rounds)
-    assert len(set(rounds)) > 3
-
-
-def test_a_quick_step_is_repeated_within_its_turn(monkeypatch):
-    calls = []
-    monkeypatch.setattr(bench, "seconds", lambda step, times=1: (
-        calls.append(times) or 0.001))
-    bench.turns({"a": lambda: None}, 0, least=2)
-    assert calls == [1, 5, 5]
-
-
-def test_seconds_divides_by_the_number_of_steps(monkeypatch):
-    clock = iter([10.0, 16.0])
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
+def test_each_has_run_before_it_is_measured(monkeypatch):
     ran = []
-    assert bench.seconds(partial(ran.append, 0), 3) == 2.0 and len(ran) == 3
+    monkeypatch.setattr(bench, "PASSES", {
+        "forward": lambda model, x, g: ran.append(model)})
 
+    def turns(steps, *args, **kwargs):
+        assert len(ran) == 3        # ours, the peer's, and ours again
+        return {name: [1.0] * 5 for name in steps}
 
-def test_quartiles_are_of_the_ratios_of_each_turn():
-    assert bench.quartiles([1, 4, 9, 16, 25], [1, 2, 3, 4, 5]) == [2, 3, 4]
+    monkeypatch.setattr(cost, "turns", turns)
+    assert len(measured(case())) == 1
 
 
 def row(ours, peer, again, memory=None):

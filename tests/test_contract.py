@@ -228,11 +228,15 @@ def test_gradcheck(case, h, w):
 
 @learning
 def test_a_training_step_reaches_every_parameter(case):
-    module = made(case).train()
-    y = module(*some(case, 5, 3, 7))
+    """By far more than rounding, but for those that it cannot reach: they are named."""
+    module = made(case).double().train()
+    y = module(*some(case, 5, 3, 7, torch.float64))
     (y * torch.randn_like(y)).sum().backward()
-    for name, p in module.named_parameters():
-        assert p.grad is not None and p.grad.abs().sum() > 0, name
+    most = {name: p.grad.abs().max() for name, p in module.named_parameters()}
+    assert set(case.idle) <= most.keys()
+    for name, gradient in most.items():
+        share = gradient / max(most.values())
+        assert share < 1e-9 if name in case.idle else share > 1e-4, (name, share)
 
 
 @every

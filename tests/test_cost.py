@@ -5,6 +5,8 @@ import doctest
 import os
 import re
 import sys
+from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -321,6 +323,45 @@ def test_median_of_turns(monkeypatch):
                        {"a": "A", "b": "B"}, (), torch.device("cpu"), 4)
     assert "".join(order) == "ABBAABBA"
     assert got == {"a": (3 + 5) / 2, "b": (20 + 70) / 2}
+
+
+def test_steps_take_turns_in_an_order_that_changes(monkeypatch):
+    order = []
+    monkeypatch.setattr(cost, "seconds", lambda step, device, times=1: step() or 1.0)
+    steps = {name: partial(order.append, name) for name in "abc"}
+    times = cost.turns(steps, torch.device("cpu"), 20)
+    assert times == {name: [1.0] * 20 for name in "abc"}
+    rounds = ["".join(order[i:i + 3]) for i in range(0, 60, 3)]
+    assert all(sorted(turn) == [*"abc"] for turn in rounds)
+    assert len(set(rounds)) > 3
+    assert Counter(turn[0] for turn in rounds[:18]) == dict.fromkeys("abc", 6)
+
+
+def test_turns_go_on_until_the_budget_is_spent(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(cost.time, "monotonic", lambda: next(clock))
+    times = cost.turns({"a": lambda: None}, torch.device("cpu"), 2, budget=5)
+    assert len(times["a"]) == 2 + 4     # the clock is read at the start and after two
+
+
+def test_a_quick_step_is_repeated_within_its_turn(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cost, "seconds", lambda step, device, times=1: (
+        calls.append(times) or 0.001))
+    cost.turns({"a": lambda: None}, torch.device("cpu"), 2, shortest=0.005)
+    assert calls == [1, 5, 5]
+
+
+def test_seconds_divides_by_the_number_of_steps(monkeypatch):
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    ran = []
+    assert cost.seconds(partial(ran.append, 0), torch.device("cpu"), 3) == 2.0
+    assert len(ran) == 3
+
+
+def test_quartiles_are_of_the_ratios_of_each_turn():
+    assert cost.quartiles([1, 4, 9, 16, 25], [1, 2, 3, 4, 5]) == [2, 3, 4]
 
 
 def test_times_are_of_the_steps_that_they_name():

@@ -1,6 +1,6 @@
 """The papers' tables of parameters and operations, as data, beside what we count.
 
-    python -m cvattn.cost       # print them all
+    python -m cvattn.book.published     # print them all
 
 A row holds what the paper prints, as text so that its rounding is known, and how to
 build the network. What is counted is computed each time, on the meta device, and so
@@ -346,3 +346,11 @@ def report() -> str:
             out += sizes(table)
         out.append("")
     return "\n".join([*out, LEGEND])
+
+
+def main() -> None:
+    print(report())
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,25 +68,58 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return (logits.argmax(1) == labels).double().mean().item()
 
 
-def load(checkpoint: str | Path, settings: dict) -> dict:
-    """Return what `fit` wrote there, on the CPU, if it was with these settings."""
-    try:
-        saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    except OSError:
-        raise
-    except Exception:       # which one depends on what the file holds instead
-        saved = None
-    parts = {"settings", "model", "optimizer", "schedule", "order", "rng", "history"}
-    if not isinstance(saved, dict) or saved.keys() != parts:
-        raise ValueError(
-            f"{checkpoint} is no checkpoint of fit; delete it or name another file"
-        )
-    if saved["settings"] != settings:
-        raise ValueError(
-            f"{checkpoint} was written with {saved['settings']}, asked for "
-            f"{settings}; delete it or give the same settings"
-        )
-    return saved
+@dataclass
+class Checkpoint:
+    """A training run in a file: stopped after any epoch, it goes on from there.
+
+    file: None keeps nothing. settings: what must be the same when the run goes on.
+    parts: what has a state dict: model, optimizer and schedule, by name.
+    order: draws the order of the training set.
+    """
+
+    file: str | Path | None
+    settings: dict
+    parts: dict[str, Any]
+    order: torch.Generator
+
+    def load(self) -> list[dict]:
+        """Return the run's history, with all else as it was; without a file, []."""
+        if self.file is None or not Path(self.file).exists():
+            return []
+        try:
+            saved = torch.load(self.file, weights_only=True, map_location="cpu")
+        except OSError:
+            raise
+        except Exception:       # which one depends on what the file holds instead
+            saved = None
+        wanted = {"settings", *self.parts, "order", "rng", "history"}
+        if not isinstance(saved, dict) or saved.keys() != wanted:
+            raise ValueError(
+                f"{self.file} is no checkpoint of fit; delete it or name another file"
+            )
+        if saved["settings"] != self.settings:
+            raise ValueError(
+                f"{self.file} was written with {saved['settings']}, asked for "
+                f"{self.settings}; delete it or give the same settings"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])
+        self.order.set_state(saved["order"])
+        torch.set_rng_state(saved["rng"])
+        return saved["history"]
+
+    def save(self, history: list[dict]) -> None:
+        """Write all of it, or leave the file as it was."""
+        if self.file is None:
+            return
+        new = Path(f"{self.file}.part")
+        torch.save({
+            "settings": self.settings,
+            **{name: part.state_dict() for name, part in self.parts.items()},
+            "order": self.order.get_state(), "rng": torch.get_rng_state(),
+            "history": history,
+        }, new)
+        os.replace(new, self.file)
 
 
 def fit(
@@ -164,18 +199,11 @@ def fit(
     settings = {"epochs": epochs, "seed": seed, "batch_size": batch_size, "lr": lr,
                 "weight_decay": weight_decay, "bfloat16": autocast,
                 "optimizer": optimizer, "pictures": len(train[0])}
-    history: list[dict] = []
-
     if checkpoint is not None:
         Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
-    if checkpoint is not None and Path(checkpoint).exists():
-        saved = load(checkpoint, settings)
-        model.load_state_dict(saved["model"])
-        stepper.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        order.set_state(saved["order"])
-        torch.set_rng_state(saved["rng"])
-        history = saved["history"]
+    kept = Checkpoint(checkpoint, settings, {
+        "model": model, "optimizer": stepper, "schedule": schedule}, order)
+    history = kept.load()
 
     for epoch in range(len(history), epochs):
         start, total = time.perf_counter(), 0.0
@@ -209,14 +237,6 @@ def fit(
             print(f"\repoch {epoch + 1}/{epochs}  loss {history[-1]['loss']:.4f}  "
                   f"test {history[-1]['test_accuracy']:.4f}  "
                   f"{history[-1]['seconds']:.0f} s", file=sys.stderr)
-        if checkpoint is not None:
-            part = Path(f"{checkpoint}.part")
-            torch.save({
-                "settings": settings, "model": model.state_dict(),
-                "optimizer": stepper.state_dict(),
-                "schedule": schedule.state_dict(), "order": order.get_state(),
-                "rng": torch.get_rng_state(), "history": history,
-            }, part)
-            os.replace(part, checkpoint)
+        kept.save(history)
     model.eval()
     return history

@@ -8,11 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "https://github.com/some-reader/some-book"
 CHAPTERS = sorted(path.name for path in (ROOT / "chapters").glob("*.ipynb"))
 

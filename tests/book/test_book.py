@@ -17,7 +17,8 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from conftest import CI, ROOT
-from test_live import CLOSE, Page, agrees, counted, true_z
+from pages import CLOSE, FINDINGS, Page
+from test_live import agrees, counted, true_z
 from test_live_attention import looked_up, weighed
 from test_live_bam import regions, seen
 from test_live_cbam import painted, slid, spotted
@@ -243,21 +244,16 @@ def test_removed_cells_are_not_on_the_page_and_all_others_are(parsed, name):
 
 
 class Opened(Page):
-    """A tab with a page of the book, off the network; see test_live.Page."""
+    """A tab with a page of the book, off the network; see `pages`."""
 
     def __init__(self, browser, html, name, theme="light", **context):
-        self.context = browser.new_context(**{
+        context = browser.new_context(**{
             "viewport": {"width": 1280, "height": 900},
             "color_scheme": theme, "reduced_motion": "reduce", **context})
-        self.context.set_offline(True)
-        self.context.set_default_timeout(120_000)   # a busy machine
-        self.context.route(re.compile("^(?!file:)"), lambda route: route.abort())
-        self.tab = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.tab.on("console", lambda m: self.errors.append(m.text)
-                    if m.type in ("error", "warning") else None)
-        self.tab.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.tab.on("request", lambda r: self.requests.append(r.url))
+        context.set_offline(True)
+        context.set_default_timeout(120_000)     # a busy machine
+        context.route(re.compile("^(?!file:)"), lambda route: route.abort())
+        self.listen(context.new_page())
         self.book = html.resolve().as_uri() + "/"
         self.tab.goto(f"{self.book}{name}.html")
         if self.tab.locator(".math").count():
@@ -301,6 +297,39 @@ TOO_WIDE = """() => {
   return [document.scrollingElement.scrollWidth - innerWidth,
     out.map((e) => e.outerHTML.slice(0, 120))];
 }"""
+# The page's own font, then others, which every machine has in some form.
+FONTS = (None, "serif", "monospace")
+WIDTHS = (400, 360, 320)
+SET_FONT = """(font) => {
+  const style = document.documentElement.style;
+  for (const name of ["--pst-font-family-base", "--pst-font-family-heading"])
+    font ? style.setProperty(name, font) : style.removeProperty(name);
+}"""
+DRAWN = """new Promise(
+  (done) => requestAnimationFrame(() => requestAnimationFrame(done)))"""
+# Ten thousand words of code have a few dozen colours. Of each colour, in the light
+# and in the dark, a few words stay elements of their own; the others become plain
+# text, so that axe, which looks at every element, sees each colour, not each word.
+ONE_OF_EACH = """() => {
+  const words = [...document.querySelectorAll(".highlight pre span")]
+    .filter((e) => !e.children.length);
+  const look = () => words.map((e) => {
+    const style = getComputedStyle(e);
+    return [style.color, style.backgroundColor, style.fontWeight, style.fontSize,
+      getComputedStyle(e.closest("pre")).backgroundColor].join();
+  });
+  const root = document.documentElement, light = look(), theme = root.dataset.theme;
+  root.dataset.theme = "dark";
+  const dark = look();
+  root.dataset.theme = theme;
+  const kinds = {};
+  words.forEach((e, i) => {
+    const kind = light[i] + dark[i];
+    kinds[kind] = (kinds[kind] || 0) + 1;
+    if (kinds[kind] > 3) e.replaceWith(...e.childNodes);
+  });
+  return Object.keys(kinds).length;
+}"""
 # Of each picture of a cell, the colour that lies behind it.
 BEHIND = """() => [...document.querySelectorAll(
     ".bd-article .cell_output img, .bd-article figure img")].map((e) => {
@@ -314,7 +343,8 @@ BEHIND = """() => [...document.querySelectorAll(
 def serious(tab, options=None):
     """Return axe's serious findings, and the names of the rules that found a case."""
     # Without preload axe does not fetch style sheets, which file:// forbids.
-    found = Axe().run(tab, options={"preload": False, **(options or {})}).response
+    found = Axe().run(
+        tab, options={"preload": False, **FINDINGS, **(options or {})}).response
     kinds = found["passes"] + found["violations"] + found["incomplete"]
     return [(rule["id"], [node["html"][:160] for node in rule["nodes"]][:5])
             for rule in found["violations"]
@@ -343,6 +373,10 @@ def visit(browser, html):
                  "unread": tab.evaluate(UNREAD), "titles": tab.evaluate(HEADINGS)}
         tab.evaluate(UNFOLD)
         tab.wait_for_function(SETTLED)
+        found["colours of code"] = tab.evaluate(ONE_OF_EACH)
+        # A screen as tall as the page spares axe the scrolling.
+        height = tab.evaluate("document.documentElement.scrollHeight")
+        tab.set_viewport_size({"width": 1280, "height": height})
         found["light"] = serious(tab)
         tab.evaluate("document.documentElement.dataset.theme = 'dark'")
         tab.wait_for_function(SETTLED)
@@ -350,9 +384,13 @@ def visit(browser, html):
         found["paper"] = tab.evaluate(
             "getComputedStyle(document.body).backgroundColor")
         found["behind"] = tab.evaluate(BEHIND)
-        tab.set_viewport_size({"width": 360, "height": 740})
-        tab.wait_for_timeout(100)
-        found["too wide"] = tab.evaluate(TOO_WIDE)
+        found["too wide"] = {}
+        for width in WIDTHS:
+            tab.set_viewport_size({"width": width, "height": 740})
+            for font in FONTS:
+                tab.evaluate(SET_FONT, font)
+                tab.evaluate(DRAWN)
+                found["too wide"][width, font] = tab.evaluate(TOO_WIDE)
         found["errors"], found["outside"] = page.errors, page.left_the_book()
         page.context.close()
         return found
@@ -390,8 +428,10 @@ def test_axe_finds_nothing_serious(visit, name, theme):
 
 
 @each_page
-def test_a_phone_scrolls_down_and_never_sideways(visit, name):
-    beyond, sticking_out = visit(name)["too wide"]
+@pytest.mark.parametrize("font", FONTS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_phone_scrolls_down_and_never_sideways(visit, name, width, font):
+    beyond, sticking_out = visit(name)["too wide"][width, font]
     assert beyond <= 0 and sticking_out == [], sticking_out
 
 
@@ -582,7 +622,7 @@ def grow_works(page, net, arrays):
 
 
 def spot_works(page, net, arrays):
-    pool7, shipped = cbam_experiment.trained("pool7"), live.cbam_arrays()
+    pool7, shipped = cbam_experiment.trained("pool7"), live.arrays("cbam")
     spotted(page, pool7, shipped)
     page.root.get_by_role("slider", name="Side").fill("3")
     page.root.locator(".map").press("ArrowLeft")
@@ -591,13 +631,13 @@ def spot_works(page, net, arrays):
 
 
 def slide_works(page, net, arrays):
-    slid(page, live.cbam_arrays())
+    slid(page, live.arrays("cbam"))
     page.root.get_by_role("button", name="Smallest gate").click()
-    slid(page, live.cbam_arrays())
+    slid(page, live.arrays("cbam"))
 
 
 def paint_works(page, net, arrays):
-    pool7, shipped = cbam_experiment.trained("pool7"), live.cbam_arrays()
+    pool7, shipped = cbam_experiment.trained("pool7"), live.arrays("cbam")
     painted(page, pool7, shipped)
     page.root.get_by_role("button", name="Grad-CAM").click()
     page.drag(page.root.locator(".grid"), (0.1, 0.1), (0.9, 0.9))

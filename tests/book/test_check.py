@@ -568,7 +568,7 @@ def test_inputs_are_the_same_every_time_and_no_axis_can_be_taken_for_another():
 
 
 def test_the_verdict_prints_once_in_a_fresh_python():
-    code = ("from cvattn import check\n"
+    code = ("from cvattn.book import check\n"
             "print(check('se-2', lambda c, r, b: 2 * c * c // r))")
     out = subprocess.run([sys.executable, "-c", code],
                          capture_output=True, text=True, check=True)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from samples import pictures, stirred
 from torch import nn
 
 from cvattn.bam import BAM
@@ -17,9 +18,8 @@ ARMS = experiment.SETTINGS["arms"]
 
 
 def scenes(n):
-    images, labels = data.fashion_mnist("test")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
-    return *experiment.clutter(images[order], labels[order], seed=3), labels[order]
+    images, labels = pictures(n)
+    return *experiment.clutter(images, labels, seed=3), labels
 
 
 def made(**kwargs):
@@ -27,15 +27,7 @@ def made(**kwargs):
     torch.manual_seed(0)
     settings = experiment.SETTINGS | {
         "width": 4, "bam": {"reduction": 2, "dilation": 2, **kwargs}}
-    model = experiment.build(settings).eval()
-    with torch.no_grad():
-        for m in model.modules():
-            if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                m.weight.uniform_(0.5, 2)
-                m.bias.normal_(0, 0.3)
-                m.running_mean.normal_(0, 0.1)
-                m.running_var.uniform_(0.5, 2)
-    return model
+    return stirred(experiment.build(settings).eval())
 
 
 # The arms.

@@ -1,12 +1,13 @@
 """The CBAM experiment: its arms, the gates that it looks at, and one tiny run."""
 
 import json
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from samples import pictures, stirred
 from torch.nn import functional as F
 
 from cvattn.book import data, train
@@ -20,25 +21,11 @@ HALVES = {order: 3 if "spatial" in order or order == "parallel" else 0
           for order in ORDERS}          # depth 8 has three blocks
 
 
-def pictures(n):
-    x, y = data.fashion_mnist("test")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
-    return x[order], y[order]
-
-
 def made(**kwargs):
     """A small network in eval mode, whose gates and BatchNorms all matter."""
     torch.manual_seed(0)
     settings = experiment.SETTINGS | {"width": 4, "reduction": 2, "cbam": kwargs}
-    model = experiment.build(settings).eval()
-    with torch.no_grad():
-        for m in model.modules():
-            if isinstance(m, torch.nn.BatchNorm2d):
-                m.weight.uniform_(0.5, 2)
-                m.bias.normal_(0, 0.3)
-                m.running_mean.normal_(0, 0.3)
-                m.running_var.uniform_(0.5, 2)
-    return model
+    return stirred(experiment.build(settings).eval(), mean=0.3)
 
 
 def modules(model, cls):
@@ -297,9 +284,8 @@ def test_the_widest_gates_differ_over_places_not_over_pictures():
 
 def test_the_chapters_table_of_times_is_the_benchmarks():
     """Times are not compared when a notebook runs, so they stand in its text."""
-    root = Path(__file__).parents[2]
-    rows = json.loads((root / "benchmarks/results/cpu.json").read_text())["rows"]
-    cells = nbformat.read(root / "chapters/cbam.ipynb", as_version=4).cells
+    rows = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())["rows"]
+    cells = nbformat.read(ROOT / "chapters/cbam.ipynb", as_version=4).cells
     cell, = (c.source for c in cells if "median, in copies of" in c.source)
     for module, name in (("SE", "SE"), ("ChannelAttention", "channel half"),
                          ("SpatialAttention", "spatial half"), ("CBAM", "CBAM")):

@@ -8,6 +8,7 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import samples
 import torch
 
 from cvattn import SE, cifar_resnet
@@ -22,9 +23,7 @@ RECORD = {"arm", "seed", "parameters", "accuracy", "class_accuracy", "history"}
 
 @pytest.fixture
 def pictures():
-    x, y = data.fashion_mnist("test")
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:120]
-    return x[order], y[order]
+    return samples.pictures(120)
 
 
 @pytest.fixture

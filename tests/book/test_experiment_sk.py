@@ -5,23 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from samples import pictures
 from torch.nn import functional as F
 
-from cvattn import SK
+from cvattn import SK, cost
 from cvattn.book import data, train
-from cvattn.book.experiments import se, se_cost, sk_cost, sk_figures
+from cvattn.book.experiments import se, sk_cost, sk_figures
 from cvattn.book.experiments import sk as experiment
 from cvattn.book.experiments.grid import Grid
 
 ARMS = experiment.SETTINGS["arms"]
 SMALL = {"widths": [4, 8], "depths": [1, 2], "groups": 2, "reduction": 2, "minimum": 3}
 TINY = (2, 32, 4, 4)
-
-
-def pictures(n, split="test"):
-    x, y = data.fashion_mnist(split)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]
-    return x[order], y[order]
 
 
 def made(**arm):
@@ -267,10 +262,10 @@ def test_ratios_are_quartiles():
 
 
 def test_ratios_are_sk_over_plain(monkeypatch):
-    def pretend(step, model, x):
-        return 6.0 if isinstance(model, SK) else 2.0
+    def pretend(step, device, times):
+        return 6.0 if isinstance(step.args[0], SK) else 2.0
 
-    monkeypatch.setattr(se_cost, "seconds", pretend)
+    monkeypatch.setattr(cost, "seconds", pretend)
     assert sk_cost.ratios(TINY, 4) == {"forward": [3.0] * 3, "both": [3.0] * 3}
 
 

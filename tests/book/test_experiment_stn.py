@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from samples import stirred
 from torch import nn
 from torch.nn import functional as F
 
@@ -24,21 +25,13 @@ def some(n):
     return images[:n], labels[:n]
 
 
-
-
 def moving(seed=0, net="st_fcn"):
     """An untrained network in eval mode whose transformer does something."""
     torch.manual_seed(seed)
     model = experiment.build({"net": net}).eval()
     with torch.no_grad():
         model[0].regressor.weight.normal_(0, 0.1)
-        for m in model.modules():
-            if isinstance(m, nn.BatchNorm1d):
-                m.weight.uniform_(0.5, 2)
-                m.bias.normal_(0, 0.3)
-                m.running_mean.normal_(0, 0.1)
-                m.running_var.uniform_(0.5, 2)
-    return model
+    return stirred(model)
 
 
 # The arms.

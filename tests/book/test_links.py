@@ -4,11 +4,11 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-SCRIPT = Path(__file__).parents[2] / "_tools" / "links.py"
+SCRIPT = ROOT / "_tools" / "links.py"
 
 
 class Server(BaseHTTPRequestHandler):

@@ -12,18 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import CLOSE, FINDINGS, PHONE, html, same_numbers
 
 from cvattn import SE, resnet50
 from cvattn.book import data, live
 from cvattn.book.experiments import se_figures
+from cvattn.book.live import pictures
+from cvattn.book.live.figure import packed
 
 NAMES = [make.__name__ for make in live.FIGURES]
 figures = pytest.mark.parametrize("name", NAMES)
-CLOSE = 1e-5
-
-
-def html(name):
-    return getattr(live, name)().html()
 
 
 # Bytes -------------------------------------------------------------------------
@@ -42,7 +40,7 @@ def test_bundle_holds_html_picture_and_sentence(name):
 
 def test_html_is_the_same_in_another_process(tmp_path):
     code = (f"import sys; sys.path.insert(0, {str(Path.cwd())!r})\n"
-            "from cvattn import live\n"
+            "from cvattn.book import live\n"
             "sys.stdout.buffer.write(b''.join(\n"
             f"    getattr(live, n)().html().encode() for n in {NAMES}))")
     other = subprocess.run([sys.executable, "-c", code], capture_output=True,
@@ -100,22 +98,17 @@ def test_titles_sentences_and_data_cannot_break_out():
 
 def test_packed_arrays_keep_their_bytes():
     array = np.array([1.5, -2.25e-7], dtype=">f4")
-    packed = live.packed(array)
-    assert packed["dtype"] == "float32"
-    back = np.frombuffer(base64.b64decode(packed["base64"]), "<f4")
+    sent = packed(array)
+    assert sent["dtype"] == "float32"
+    back = np.frombuffer(base64.b64decode(sent["base64"]), "<f4")
     np.testing.assert_array_equal(back, array)
 
 
 # Data --------------------------------------------------------------------------
 
 
-def test_shipped_numbers_come_from_the_shipped_weights(net, arrays):
-    anew = se_figures.collect(net, *data.fashion_mnist("test"))
-    assert set(anew) == set(arrays)
-    for name, array in anew.items():
-        assert arrays[name].dtype == array.dtype, name
-        np.testing.assert_allclose(arrays[name], array, atol=CLOSE, rtol=CLOSE,
-                                   err_msg=f"{name}: run experiments.se_figures")
+def test_shipped_numbers_come_from_the_shipped_weights(net):
+    same_numbers("se", se_figures.collect(net, *data.fashion_mnist("test")))
 
 
 def test_recorder_changes_nothing(net, arrays):
@@ -139,76 +132,6 @@ def test_literals_of_the_reduction_figure_are_counted():
 
 
 # In the browser ------------------------------------------------------------------
-
-
-class Page:
-    """A tab with one or more figures on an otherwise empty page, off the network."""
-
-    def __init__(self, browser, folder, *parts, attributes="", **context):
-        self.context = browser.new_context(
-            **{"viewport": {"width": 900, "height": 1000}, **context})
-        self.context.set_offline(True)
-        self.context.set_default_timeout(60_000)
-        self.tab = self.context.new_page()
-        self.errors, self.requests = [], []
-        self.tab.on("console", lambda m: self.errors.append(m.text)
-                    if m.type in ("error", "warning") else None)
-        self.tab.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.tab.on("request", lambda r: self.requests.append(r.url))
-        file = folder / "figure.html"
-        file.write_text(live.page("\n".join(parts), attributes), encoding="utf-8")
-        self.tab.goto(file.as_uri())
-        self.roots = self.tab.locator(".cvattn-live")
-        self.root = self.roots.first
-
-    def state(self, name, root=None):
-        return json.loads((root or self.root).get_attribute(f"data-{name}"))
-
-    def said(self, root=None):
-        return (root or self.root).locator("output").inner_text()
-
-    def place(self, target, x, y):
-        """Scroll the target into view; return the point at x, y in 0..1 of it."""
-        target.scroll_into_view_if_needed()
-        box = target.bounding_box()
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-    def drag(self, target, *points):
-        self.tab.mouse.move(*self.place(target, *points[0]))
-        self.tab.mouse.down()
-        for point in points[1:]:
-            self.tab.mouse.move(*self.place(target, *point))
-        self.tab.mouse.up()
-
-    def swipe(self, start, end, steps=8):
-        """Drag a finger, as the browser's own input would."""
-        client = self.context.new_cdp_session(self.tab)
-
-        def send(kind, *points):
-            client.send("Input.dispatchTouchEvent", {
-                "type": kind, "touchPoints": [{"x": x, "y": y} for x, y in points]})
-        send("touchStart", start)
-        for i in range(1, steps + 1):
-            send("touchMove", tuple(a + (b - a) * i / steps
-                                    for a, b in zip(start, end, strict=True)))
-        send("touchEnd")
-
-
-@pytest.fixture
-def show(browser, tmp_path):
-    pages = []
-
-    def make(*parts, **options):
-        pages.append(Page(browser, tmp_path, *parts, **options))
-        return pages[-1]
-
-    yield make
-    for page in pages:
-        page.context.close()
-
-
-PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True,
-         "is_mobile": True}
 
 
 @figures
@@ -611,6 +534,7 @@ def test_reduction_by_keyboard_and_touch(show):
 # Manners -------------------------------------------------------------------------
 
 
+
 @figures
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [900, 360])
@@ -622,7 +546,7 @@ def test_axe_finds_nothing_serious(show, name, theme, width):
                 viewport={"width": width, "height": 900})
     assert page.root.get_attribute("data-theme") == theme
     page.root.get_by_role("slider").first.press("ArrowRight")
-    found = Axe().run(page.tab).response
+    found = Axe().run(page.tab, options=FINDINGS).response
     assert len(found["passes"]) > 10
     serious = [(rule["id"], [node["html"] for node in rule["nodes"]])
                for rule in found["violations"]
@@ -746,5 +670,5 @@ def test_motion_stops_where_the_reader_asks(show):
 
 def test_shoot_refuses_a_figure_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"no figure named \['gone'\]; .*'squeeze'"):
-        live.shoot(tmp_path, ["squeeze", "gone"])
+        pictures.shoot(tmp_path, ["squeeze", "gone"])
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 
 from cvattn.book import data, live
 from cvattn.book.experiments import attention_figures
@@ -19,14 +19,8 @@ def close(shown, wanted):
 
 
 def test_the_shipped_map_comes_from_the_shipped_weights(net):
-    anew = attention_figures.collect(net, *data.fashion_mnist("test"))
-    shipped = live.feature_map()
-    assert set(anew) == set(shipped)
-    for name, array in anew.items():
-        assert shipped[name].dtype == array.dtype
-        np.testing.assert_allclose(
-            shipped[name], array, atol=CLOSE, rtol=CLOSE,
-            err_msg=f"{name}: run experiments.attention_figures")
+    same_numbers("attention",
+                 attention_figures.collect(net, *data.fashion_mnist("test")))
 
 
 # Look-up -------------------------------------------------------------------------
@@ -54,7 +48,7 @@ def sliders(page):
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
-def test_lookup_equals_pytorch_for_any_question(show, normaliser):  # noqa: F811
+def test_lookup_equals_pytorch_for_any_question(show, normaliser):
     page = show(html("lookup"))
     question, heat, raise_ = sliders(page)
     page.root.locator("label.pick", has_text=normaliser).click()
@@ -70,7 +64,7 @@ def test_lookup_equals_pytorch_for_any_question(show, normaliser):  # noqa: F811
     assert page.errors == []
 
 
-def test_lookup_at_the_ends_is_the_dictionary_and_the_mean(show):  # noqa: F811
+def test_lookup_at_the_ends_is_the_dictionary_and_the_mean(show):
     page = show(html("lookup"))
     question, heat, _ = sliders(page)
     heat.press("Home")
@@ -81,7 +75,7 @@ def test_lookup_at_the_ends_is_the_dictionary_and_the_mean(show):  # noqa: F811
 
 
 def test_lookup_raising_one_score_moves_others_under_softmax_alone(
-        show):  # noqa: F811
+        show):
     page = show(html("lookup"))
     for normaliser, moves in (("softmax", True), ("sigmoid", False)):
         page.root.locator("label.pick", has_text=normaliser).click()
@@ -96,7 +90,7 @@ def test_lookup_raising_one_score_moves_others_under_softmax_alone(
         assert moves or after[1] == before[1]
 
 
-def test_lookup_says_when_the_result_is_no_mean(show):  # noqa: F811
+def test_lookup_says_when_the_result_is_no_mean(show):
     page = show(html("lookup"))
     assert "outside" not in page.said()
     page.root.locator("label.pick", has_text="sigmoid").click()
@@ -106,7 +100,7 @@ def test_lookup_says_when_the_result_is_no_mean(show):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
-def test_lookup_is_asked_by_dragging(show, by):  # noqa: F811
+def test_lookup_is_asked_by_dragging(show, by):
     page = show(html("lookup"), **(PHONE if by == "touch" else {}))
     chart, ends = page.root.locator(".chart"), [(0.5, 0.5), (0.8, 0.5)]
     if by == "mouse":
@@ -119,7 +113,7 @@ def test_lookup_is_asked_by_dragging(show, by):  # noqa: F811
     assert f"At {page.state('q'):.1f} h" in page.said()
 
 
-def test_lookup_key_and_slider_agree(show):  # noqa: F811
+def test_lookup_key_and_slider_agree(show):
     page = show(html("lookup"))
     raise_ = sliders(page)[2]
     raise_.fill("2")
@@ -137,7 +131,7 @@ def test_lookup_key_and_slider_agree(show):  # noqa: F811
 
 def weighed(page):
     """Assert that weights and result are PyTorch's for the page's scores."""
-    u = torch.from_numpy(live.feature_map()["u"][page.state("picture")]).double()
+    u = torch.from_numpy(live.arrays("attention")["u"][page.state("picture")]).double()
     C, H, W = u.shape
     of_channel = torch.tensor(page.state("channel"), dtype=torch.float64)
     of_place = torch.tensor(page.state("place"), dtype=torch.float64)
@@ -161,7 +155,7 @@ def choose(page, *words):
 
 @pytest.mark.parametrize("picture", range(4))
 @pytest.mark.parametrize("axis", ["channel", "place", "both"])
-def test_weigh_equals_pytorch_in_every_setting(show, axis, picture):  # noqa: F811
+def test_weigh_equals_pytorch_in_every_setting(show, axis, picture):
     page = show(html("weigh"))
     page.root.locator(".pick").nth(picture).click()
     choose(page, axis)
@@ -177,9 +171,9 @@ def test_weigh_equals_pytorch_in_every_setting(show, axis, picture):  # noqa: F8
     assert page.errors == []
 
 
-def test_weigh_starts_from_means_of_the_map(show):  # noqa: F811
+def test_weigh_starts_from_means_of_the_map(show):
     page = show(html("weigh"))
-    u = torch.from_numpy(live.feature_map()["u"][0]).double()
+    u = torch.from_numpy(live.arrays("attention")["u"][0]).double()
     close(page.state("channel"), u.mean((1, 2)) - u.mean())
     close(page.state("place"), u.mean(0) - u.mean())
     page.root.get_by_role("button", name="All scores 0").click()
@@ -190,7 +184,7 @@ def test_weigh_starts_from_means_of_the_map(show):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_weigh_painting_a_place_moves_its_score_alone(show, by):  # noqa: F811
+def test_weigh_painting_a_place_moves_its_score_alone(show, by):
     page = show(html("weigh"), **(PHONE if by == "touch" else {}))
     page.root.get_by_role("button", name="All scores 0").click()
     grid = page.root.locator(".grid")
@@ -214,7 +208,7 @@ def test_weigh_painting_a_place_moves_its_score_alone(show, by):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
-def test_weigh_paints_a_line_without_a_gap(show, by):  # noqa: F811
+def test_weigh_paints_a_line_without_a_gap(show, by):
     page = show(html("weigh"), **(PHONE if by == "touch" else {}))
     page.root.get_by_role("button", name="All scores 0").click()
     choose(page, "lower")
@@ -232,7 +226,7 @@ def test_weigh_paints_a_line_without_a_gap(show, by):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_weigh_sets_the_score_of_a_channel(show, by):  # noqa: F811
+def test_weigh_sets_the_score_of_a_channel(show, by):
     page = show(html("weigh"), **(PHONE if by == "touch" else {}))
     choose(page, "channel")
     page.root.get_by_role("button", name="All scores 0").click()
@@ -257,9 +251,9 @@ def test_weigh_sets_the_score_of_a_channel(show, by):  # noqa: F811
 
 
 def test_weigh_a_softmax_makes_the_map_vanish_and_a_sum_brings_it_back(
-        show):  # noqa: F811
+        show):
     page = show(html("weigh"))
-    u = live.feature_map()["u"][0]
+    u = live.arrays("attention")["u"][0]
     _, by_sigmoid = weighed(page)
     choose(page, "softmax")
     _, by_softmax = weighed(page)

@@ -2,10 +2,9 @@
 
 import itertools
 
-import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 from torch.nn import functional as F
 
 from cvattn.bam import COMBINE
@@ -53,7 +52,7 @@ def sliders(page, *names):
 
 
 @pytest.mark.parametrize("size", [9, 18, 36])
-def test_field_equals_autograd(show, size):  # noqa: F811
+def test_field_equals_autograd(show, size):
     page = show(html("field"))
     choose(page, f"{size} × {size}")
     page.root.get_by_role("button", name="neighbour").click()
@@ -67,7 +66,7 @@ def test_field_equals_autograd(show, size):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_field_place_is_chosen(show, by):  # noqa: F811
+def test_field_place_is_chosen(show, by):
     page = show(html("field"), **(PHONE if by == "touch" else {}))
     grid = page.root.locator(".grid")
     if by == "keyboard":
@@ -85,7 +84,7 @@ def test_field_place_is_chosen(show, by):  # noqa: F811
         assert "beyond the border" in page.said()
 
 
-def test_field_a_smaller_map_keeps_the_place_inside(show):  # noqa: F811
+def test_field_a_smaller_map_keeps_the_place_inside(show):
     page = show(html("field"))
     choose(page, "9 × 9")
     grid = page.root.locator(".grid")
@@ -99,7 +98,7 @@ def test_field_a_smaller_map_keeps_the_place_inside(show):  # noqa: F811
 # Combine -------------------------------------------------------------------------
 
 
-def test_combine_equals_pytorch(show):  # noqa: F811
+def test_combine_equals_pytorch(show):
     page = show(html("combine"))
     of_channel, of_place = sliders(page, "Score of the channel", "Score of the place")
     for c, s in itertools.product((-4, -2.1, 0, 0.4, 4), (-3.3, 0, 1.7)):
@@ -123,7 +122,7 @@ def test_combine_equals_pytorch(show):  # noqa: F811
     ("Two yeses", (0.982, 0.982, 0.881)), ("Two noes", (0.018, 0.982, 0.119)),
     ("Yes and no", (0.5, 0.018, 0.881)), ("No and nothing", (0.119, 0.5, 0.5)),
 ])
-def test_combine_presets_say_what_the_chapter_says(show, words, gates):  # noqa: F811
+def test_combine_presets_say_what_the_chapter_says(show, words, gates):
     page = show(html("combine"))
     page.root.get_by_role("button", name=words).click()
     shown = [v["M"] for v in page.state("out").values()]
@@ -131,7 +130,7 @@ def test_combine_presets_say_what_the_chapter_says(show, words, gates):  # noqa:
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
-def test_combine_is_dragged_in_a_square(show, by):  # noqa: F811
+def test_combine_is_dragged_in_a_square(show, by):
     page = show(html("combine"), **(PHONE if by == "touch" else {}))
     square = page.root.locator(".surface").nth(1)
     if by == "mouse":
@@ -150,19 +149,12 @@ def test_combine_is_dragged_in_a_square(show, by):  # noqa: F811
 
 def test_the_shipped_maps_come_from_the_shipped_weights():
     nets = {arm: bam.trained(arm) for arm in bam_figures.ARMS}
-    anew = bam_figures.collect(nets, *data.fashion_mnist("test"))
-    shipped = live.scenes()
-    assert set(anew) == set(shipped)
-    for name, array in anew.items():
-        assert shipped[name].dtype == array.dtype
-        np.testing.assert_allclose(
-            shipped[name], array, atol=CLOSE, rtol=CLOSE,
-            err_msg=f"{name}: run experiments.bam_figures")
+    same_numbers("bam", bam_figures.collect(nets, *data.fashion_mnist("test")))
 
 
 def regions(page):
     """Assert that the page's numbers are those of `bam.on_regions`."""
-    arrays, picture = live.scenes(), page.state("picture")
+    arrays, picture = live.arrays("bam"), page.state("picture")
     arm, stage = page.root.get_attribute("data-arm"), page.state("stage")
     M = torch.from_numpy(arrays[f"{arm}{stage}"][picture])
     on, off = (torch.from_numpy(arrays[k][picture]) > 0
@@ -181,7 +173,7 @@ def regions(page):
 
 
 @pytest.mark.parametrize("picture", range(4))
-def test_hierarchy_equals_pytorch_in_every_setting(show, picture):  # noqa: F811
+def test_hierarchy_equals_pytorch_in_every_setting(show, picture):
     page = show(html("hierarchy"))
     page.root.locator(".pick").nth(picture).click()
     for arm, stage in itertools.product(bam_figures.ARMS, (1, 2, 3)):
@@ -192,7 +184,7 @@ def test_hierarchy_equals_pytorch_in_every_setting(show, picture):  # noqa: F811
     assert page.errors == []
 
 
-def test_hierarchy_blend_and_colours_change_the_view_alone(show):  # noqa: F811
+def test_hierarchy_blend_and_colours_change_the_view_alone(show):
     page = show(html("hierarchy"))
 
     def drawn():

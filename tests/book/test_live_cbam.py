@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 from torch.nn import functional as F
 
 from cvattn import ChannelAttention
@@ -19,7 +19,7 @@ def pool7():
 
 @pytest.fixture(scope="module")
 def shipped():
-    return live.cbam_arrays()
+    return live.arrays("cbam")
 
 
 def close(shown, wanted):
@@ -30,14 +30,8 @@ def close(shown, wanted):
 # Data ----------------------------------------------------------------------------
 
 
-def test_the_shipped_numbers_come_from_the_shipped_weights(pool7, shipped):
-    anew = cbam_figures.collect(pool7, *data.fashion_mnist("test"))
-    assert set(anew) == set(shipped)
-    for name, array in anew.items():
-        assert shipped[name].dtype == array.dtype, name
-        np.testing.assert_allclose(
-            shipped[name], array, atol=CLOSE, rtol=CLOSE,
-            err_msg=f"{name}: run experiments.cbam_figures")
+def test_the_shipped_numbers_come_from_the_shipped_weights(pool7):
+    same_numbers("cbam", cbam_figures.collect(pool7, *data.fashion_mnist("test")))
 
 
 # Spot ----------------------------------------------------------------------------
@@ -77,7 +71,7 @@ def sliders(page):
 
 @pytest.mark.parametrize("picture", range(4))
 def test_spot_equals_pytorch_for_every_channel(
-        show, pool7, shipped, picture):  # noqa: F811
+        show, pool7, shipped, picture):
     page = show(html("spot"))
     page.root.locator(".even .pick").nth(picture).click()
     bright, side = sliders(page)
@@ -92,7 +86,7 @@ def test_spot_equals_pytorch_for_every_channel(
     assert page.errors == []
 
 
-def test_spot_taken_away_leaves_the_map(show, pool7, shipped):  # noqa: F811
+def test_spot_taken_away_leaves_the_map(show, pool7, shipped):
     page = show(html("spot"))
     page.root.get_by_role("button", name="Take the spot away").click()
     assert page.state("spot") is None
@@ -103,7 +97,7 @@ def test_spot_taken_away_leaves_the_map(show, pool7, shipped):  # noqa: F811
 
 
 def test_spot_below_the_maximum_moves_the_mean_alone(
-        show, pool7, shipped):  # noqa: F811
+        show, pool7, shipped):
     page = show(html("spot"))
     top = shipped["u"][0, 0].max()
     sliders(page)[0].fill(str(np.floor(4 * (top - 0.1)) / 4))
@@ -117,7 +111,7 @@ def test_spot_below_the_maximum_moves_the_mean_alone(
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_spot_is_moved(show, pool7, shipped, by):  # noqa: F811
+def test_spot_is_moved(show, pool7, shipped, by):
     page = show(html("spot"), **(PHONE if by == "touch" else {}))
     target = page.root.locator(".map")
     if by == "keyboard":
@@ -137,7 +131,7 @@ def test_spot_is_moved(show, pool7, shipped, by):  # noqa: F811
     spotted(page, pool7, shipped)
 
 
-def test_a_large_spot_stays_on_the_map(show, pool7, shipped):  # noqa: F811
+def test_a_large_spot_stays_on_the_map(show, pool7, shipped):
     page = show(html("spot"))
     sliders(page)[1].press("End")
     page.root.locator(".map").press("ArrowLeft")
@@ -167,7 +161,7 @@ def slid(page, shipped):
 
 
 @pytest.mark.parametrize("picture", range(4))
-def test_slide_equals_pytorchs_convolution(show, shipped, picture):  # noqa: F811
+def test_slide_equals_pytorchs_convolution(show, shipped, picture):
     page = show(html("slide"))
     page.root.locator(".pick").nth(picture).click()
     slid(page, shipped)
@@ -179,7 +173,7 @@ def test_slide_equals_pytorchs_convolution(show, shipped, picture):  # noqa: F81
 
 
 def test_the_gates_of_the_figure_are_those_of_the_network(
-        show, pool7, shipped):  # noqa: F811
+        show, pool7, shipped):
     images = torch.from_numpy(shipped["pictures"])
     own = cbam_figures.seen(pool7, images)["own"][int(shipped["block"]) - 1]
     page = show(html("slide"))
@@ -192,7 +186,7 @@ def test_the_gates_of_the_figure_are_those_of_the_network(
     ("keyboard", 0),            # the first map takes the keys for all three
     *[(by, on) for by in ("mouse", "touch") for on in range(3)],
 ])
-def test_slide_window_is_moved_on_every_map(show, shipped, by, on):  # noqa: F811
+def test_slide_window_is_moved_on_every_map(show, shipped, by, on):
     page = show(html("slide"), **(PHONE if by == "touch" else {}))
     target = page.root.locator(".large").nth(on)
     if by == "keyboard":
@@ -210,7 +204,7 @@ def test_slide_window_is_moved_on_every_map(show, shipped, by, on):  # noqa: F81
     slid(page, shipped)
 
 
-def test_slide_says_when_the_window_reaches_beyond(show, shipped):  # noqa: F811
+def test_slide_says_when_the_window_reaches_beyond(show, shipped):
     page = show(html("slide"))
     assert "beyond the border" not in page.said()
     for _ in range(4):
@@ -221,7 +215,7 @@ def test_slide_says_when_the_window_reaches_beyond(show, shipped):  # noqa: F811
 
 
 def test_slide_goes_to_the_extremes_and_its_sliders_follow(
-        show, shipped):  # noqa: F811
+        show, shipped):
     page = show(html("slide"))
     row, column = (page.root.get_by_role("slider", name=name)
                    for name in ("Row", "Column"))
@@ -260,7 +254,7 @@ BUTTONS = ("All open", "All shut", "CBAM's own", "CBAM's, stretched", "Grad-CAM"
 
 @pytest.mark.parametrize("picture", range(4))
 def test_paint_equals_pytorch_for_every_button(
-        show, pool7, shipped, picture):  # noqa: F811
+        show, pool7, shipped, picture):
     page = show(html("paint"))
     page.root.locator(".pick").nth(picture).click()
     masks = {}
@@ -280,7 +274,7 @@ def test_paint_equals_pytorch_for_every_button(
     assert page.errors == []
 
 
-def test_paint_open_everywhere_is_the_network(show, pool7, shipped):  # noqa: F811
+def test_paint_open_everywhere_is_the_network(show, pool7, shipped):
     page = show(html("paint"))
     for picture in range(4):
         page.root.locator(".pick").nth(picture).click()
@@ -293,7 +287,7 @@ def test_paint_open_everywhere_is_the_network(show, pool7, shipped):  # noqa: F8
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
 def test_paint_shuts_the_places_under_the_brush(
-        show, pool7, shipped, by):  # noqa: F811
+        show, pool7, shipped, by):
     page = show(html("paint"), **(PHONE if by == "touch" else {}))
     grid, wanted = page.root.locator(".grid"), torch.ones(7, 7)
     if by == "keyboard":
@@ -313,7 +307,7 @@ def test_paint_shuts_the_places_under_the_brush(
 
 
 def test_paint_a_mask_shut_everywhere_leaves_the_bias(
-        show, pool7, shipped):  # noqa: F811
+        show, pool7, shipped):
     page = show(html("paint"))
     page.root.get_by_role("button", name="All shut").click()
     close(page.state("probabilities"),

@@ -9,21 +9,21 @@ import json
 import os
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import test_specimens
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html
 from test_specimens import ALL, some, spread
 
 from cvattn import SpatialAttention
 from cvattn.bam import SpatialGate
 from cvattn.book import live
+from cvattn.book.experiments.grid import RESULTS
 from cvattn.book.specimens import SPECIMENS, BothDropAxis
 
-FILE = Path(live.__file__).parents[1] / "results" / "clinic.json"
+FILE = RESULTS / "clinic.json"
 SILENT = [(id, case) for id, specimen in ALL.items() for case in specimen.cases
           if case.kind in ("silent", "text")]
 
@@ -176,7 +176,7 @@ def torch_trap(B, H):
 
 
 @pytest.mark.parametrize("B", range(1, 6))
-def test_trap_computes_what_pytorch_does(show, B):  # noqa: F811
+def test_trap_computes_what_pytorch_does(show, B):
     page = show(html("trap"))
     slide(page, "Pictures", B)
     for H in range(1, 6):
@@ -191,7 +191,7 @@ def test_trap_computes_what_pytorch_does(show, B):  # noqa: F811
 
 
 @pytest.mark.parametrize("B, H", [(1, 3), (2, 4), (3, 5)])
-def test_trap_shows_the_shapes_that_pytorch_has(show, B, H):  # noqa: F811
+def test_trap_shows_the_shapes_that_pytorch_has(show, B, H):
     page, x = show(html("trap")), torch.zeros(B, 3, H, 4)
     slide(page, "Pictures", B)
     slide(page, "Rows", H)
@@ -212,7 +212,7 @@ def test_trap_shows_the_shapes_that_pytorch_has(show, B, H):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["keyboard", "touch"])
-def test_trap_by_hand(show, by):  # noqa: F811
+def test_trap_by_hand(show, by):
     page = show(html("trap"), **(PHONE if by == "touch" else {}))
     target = page.root.get_by_role("slider").first
     if by == "keyboard":
@@ -241,7 +241,7 @@ def choose(page, names):
 
 
 @pytest.mark.parametrize("sizes", ["trap", "apart"])
-def test_cover_counts_as_the_computed_matrix(show, matrix, sizes):  # noqa: F811
+def test_cover_counts_as_the_computed_matrix(show, matrix, sizes):
     page = show(html("cover"))
     page.root.locator(f"input[value={sizes}]").check()
     tests = matrix["tests"]
@@ -259,7 +259,7 @@ def test_cover_counts_as_the_computed_matrix(show, matrix, sizes):  # noqa: F811
 
 
 @pytest.mark.parametrize("reference", [True, False])
-def test_cover_finds_the_best_choice(show, matrix, reference):  # noqa: F811
+def test_cover_finds_the_best_choice(show, matrix, reference):
     page = show(html("cover"))
     if not reference:
         page.root.get_by_role("button", name="I have a reference").click()
@@ -275,7 +275,7 @@ def test_cover_finds_the_best_choice(show, matrix, reference):  # noqa: F811
         assert len(page.state("missed")) == least
 
 
-def test_cover_says_what_each_cell_means(show, matrix):  # noqa: F811
+def test_cover_says_what_each_cell_means(show, matrix):
     page = show(html("cover"))
     choose(page, ["shape"])
     rows = page.root.locator("tbody tr")

@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 
 from cvattn.book import data, live
 from cvattn.book.experiments import sk as experiment
@@ -26,14 +26,7 @@ def close(shown, wanted):
 
 
 def test_the_shipped_weights_come_from_the_shipped_network(sk_net):
-    anew = sk_figures.collect(sk_net, *data.fashion_mnist("test"))
-    shipped = live.kernels()
-    assert set(anew) == set(shipped)
-    for name, array in anew.items():
-        assert shipped[name].dtype == array.dtype
-        np.testing.assert_allclose(
-            shipped[name], array, atol=CLOSE, rtol=CLOSE,
-            err_msg=f"{name}: run experiments.sk_figures")
+    same_numbers("sk", sk_figures.collect(sk_net, *data.fashion_mnist("test")))
 
 
 # Axis ------------------------------------------------------------------------------
@@ -81,7 +74,7 @@ def chosen_weights(page):
 
 
 @pytest.mark.parametrize("axis", SOFTMAX)
-def test_axis_equals_pytorch_along_every_axis(show, axis):  # noqa: F811
+def test_axis_equals_pytorch_along_every_axis(show, axis):
     page = show(html("axis"))
     close(page.state("scores"), given("scores"))
     pick(page, axis)
@@ -97,7 +90,7 @@ def test_axis_equals_pytorch_along_every_axis(show, axis):  # noqa: F811
 
 @pytest.mark.parametrize("axis", SOFTMAX)
 @pytest.mark.parametrize("cell", [0, 6, 13])
-def test_axis_a_score_moves_its_rivals_alone(show, axis, cell):  # noqa: F811
+def test_axis_a_score_moves_its_rivals_alone(show, axis, cell):
     page = show(html("axis"))
     pick(page, axis)
     page.root.locator(".cell").nth(cell).click()
@@ -118,7 +111,7 @@ def test_axis_a_score_moves_its_rivals_alone(show, axis, cell):  # noqa: F811
     assert f"weight of {rivals - 1} other" in page.said()
 
 
-def test_axis_by_keyboard_and_by_finger(show):  # noqa: F811
+def test_axis_by_keyboard_and_by_finger(show):
     page = show(html("axis"))
     page.root.locator(".cell").nth(5).press("Enter")
     assert page.state("chosen") == 5
@@ -138,7 +131,7 @@ def test_axis_by_keyboard_and_by_finger(show):  # noqa: F811
 
 def grown(page, sk_net):
     """Assert that means and channels are what the network computes for the picture."""
-    arrays = live.kernels()
+    arrays = live.arrays("sk")
     images, _ = data.fashion_mnist("test")
     index = int(arrays["index"][page.state("picture")])
     side, layer = page.state("side"), page.state("layer")
@@ -156,7 +149,7 @@ def grown(page, sk_net):
 
 
 @pytest.mark.parametrize("picture", range(4))
-def test_grow_equals_pytorch_at_every_size(show, sk_net, picture):  # noqa: F811
+def test_grow_equals_pytorch_at_every_size(show, sk_net, picture):
     page = show(html("grow"))
     page.root.locator(".pick").nth(picture).click()
     assert page.state("picture") == picture
@@ -171,7 +164,7 @@ def test_grow_equals_pytorch_at_every_size(show, sk_net, picture):  # noqa: F811
     assert page.errors == []
 
 
-def test_grow_tells_what_rose(show, sk_net):  # noqa: F811
+def test_grow_tells_what_rose(show, sk_net):
     page = show(html("grow"))
     size = page.root.get_by_role("slider")
     size.press("Home")
@@ -191,7 +184,7 @@ def test_grow_tells_what_rose(show, sk_net):  # noqa: F811
         wanted, abs=6e-4)
 
 
-def test_grow_jumps_by_a_button(show, sk_net):  # noqa: F811
+def test_grow_jumps_by_a_button(show, sk_net):
     page = show(html("grow"))
     for times, side in (("1.0", 14), ("2.0", 28), ("1.5", 21)):
         page.root.get_by_role("button", name=f"Enlarge {times} times").press("Enter")
@@ -201,7 +194,7 @@ def test_grow_jumps_by_a_button(show, sk_net):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
-def test_grow_the_object_is_dragged(show, sk_net, by):  # noqa: F811
+def test_grow_the_object_is_dragged(show, sk_net, by):
     page = show(html("grow"), **(PHONE if by == "touch" else {}))
     seen, ends = page.root.locator(".seen"), [(0.7, 0.5), (0.93, 0.5)]
     if by == "mouse":
@@ -216,9 +209,9 @@ def test_grow_the_object_is_dragged(show, sk_net, by):  # noqa: F811
     assert page.state("side") == 14, "not smaller than the smallest"
 
 
-def test_grow_shows_the_picture_that_was_asked_about(show):  # noqa: F811
+def test_grow_shows_the_picture_that_was_asked_about(show):
     page = show(html("grow"))
-    arrays = live.kernels()
+    arrays = live.arrays("sk")
     page.root.locator(".pick", has_text="Bag").click()
     size, seen = page.root.get_by_role("slider"), page.root.locator(".seen")
     for side in (14, 28):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 from torch import nn
 from torch.nn import functional as F
 
@@ -49,7 +49,7 @@ def loss_of(theta, U):
 
 def warped(page):
     """Assert that every number of the page is PyTorch's; return theta."""
-    arrays = live.resampled()
+    arrays = live.arrays("stn")
     U = torch.from_numpy(arrays["pictures"][page.state("picture")]).double() / 255
     U = U[None, None]
     theta = theta_of(page.state("theta")).requires_grad_()
@@ -91,7 +91,7 @@ def warped(page):
 
 
 @pytest.mark.parametrize("picture", range(4))
-def test_warp_equals_pytorch(show, picture):  # noqa: F811
+def test_warp_equals_pytorch(show, picture):
     page = show(html("warp"))
     page.root.locator(".pick").nth(picture).click()
     assert page.state("picture") == picture
@@ -110,7 +110,7 @@ def test_warp_equals_pytorch(show, picture):  # noqa: F811
     ("Turn", [0.8, -0.6, 0, 0.6, 0.8, 0]), ("Mirror", [-1, 0, 0, 0, 1, 0]),
     ("Far off", [0.5, 0, 0.9, 0, 0.5, 0.2]),
 ])
-def test_warp_presets(show, name, theta):  # noqa: F811
+def test_warp_presets(show, name, theta):
     page = show(html("warp"))
     press(page, name)
     assert page.state("theta") == theta
@@ -119,10 +119,10 @@ def test_warp_presets(show, name, theta):  # noqa: F811
         assert page.state("loss") < 1e-12
 
 
-def test_warp_descends_as_pytorch_does(show):  # noqa: F811
+def test_warp_descends_as_pytorch_does(show):
     page = show(html("warp"))
     figure = live.warp().data
-    U = torch.from_numpy(live.resampled()["pictures"][0]).double()[None, None] / 255
+    U = torch.from_numpy(live.arrays("stn")["pictures"][0]).double()[None, None] / 255
     theta, losses = theta_of(page.state("theta")), [page.state("loss")]
     for _ in range(3):
         press(page, "Descend")
@@ -137,7 +137,7 @@ def test_warp_descends_as_pytorch_does(show):  # noqa: F811
 
 
 @pytest.mark.parametrize("picture, name", [(0, "Zoom"), (3, "Zoom"), (3, "Mirror")])
-def test_warp_never_goes_uphill(show, picture, name):  # noqa: F811
+def test_warp_never_goes_uphill(show, picture, name):
     page = show(html("warp"))
     page.root.locator(".pick").nth(picture).click()
     press(page, name)
@@ -149,7 +149,7 @@ def test_warp_never_goes_uphill(show, picture, name):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
-def test_warp_handles_set_two_numbers_each(show, by):  # noqa: F811
+def test_warp_handles_set_two_numbers_each(show, by):
     page = show(html("warp"), **(PHONE if by == "touch" else {}))
     press(page, "Identity")
     source, world = page.root.locator(".source"), live.warp().data["world"]
@@ -178,7 +178,7 @@ def test_warp_handles_set_two_numbers_each(show, by):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_warp_an_output_pixel_is_chosen(show, by):  # noqa: F811
+def test_warp_an_output_pixel_is_chosen(show, by):
     page = show(html("warp"), **(PHONE if by == "touch" else {}))
     target = page.root.locator(".target")
     if by == "keyboard":
@@ -199,15 +199,8 @@ def test_warp_an_output_pixel_is_chosen(show, by):  # noqa: F811
 
 
 def test_the_shipped_layers_come_from_the_shipped_weights():
-    anew = stn_figures.collect(experiment.trained(stn_figures.ARM),
-                               *data.fashion_mnist("test"))
-    shipped = live.resampled()
-    assert set(anew) == set(shipped)
-    for name, array in anew.items():
-        assert shipped[name].dtype == array.dtype
-        np.testing.assert_allclose(
-            shipped[name], array, atol=CLOSE, rtol=CLOSE,
-            err_msg=f"{name}: run experiments.stn_figures")
+    model = experiment.trained(stn_figures.ARM)
+    same_numbers("stn", stn_figures.collect(model, *data.fashion_mnist("test")))
 
 
 def test_other_localisers_are_refused():
@@ -238,7 +231,7 @@ def moved(picture, angle, scale, across, down):
                    [scale * np.sin(t), scale * np.cos(t), 2 * down / CANVAS],
                    [0, 0, 1]])
     back = torch.from_numpy(np.linalg.inv(do)[:2])[None]
-    image = torch.from_numpy(live.resampled()["pictures"][picture]).double()
+    image = torch.from_numpy(live.arrays("stn")["pictures"][picture]).double()
     x = F.pad(image[None, None], [(CANVAS - SIZE) // 2] * 4)
     grid = F.affine_grid(back, x.shape, align_corners=False)
     seen = F.grid_sample(x, grid, align_corners=False)
@@ -272,7 +265,7 @@ def mover():
 
 
 @pytest.mark.parametrize("picture", range(4))
-def test_upright_equals_pytorch(show, mover, picture):  # noqa: F811
+def test_upright_equals_pytorch(show, mover, picture):
     page = show(html("upright"))
     page.root.locator(".pick").nth(picture).click()
     assert page.state("picture") == picture
@@ -285,7 +278,7 @@ def test_upright_equals_pytorch(show, mover, picture):  # noqa: F811
     assert page.errors == []
 
 
-def test_upright_what_is_to_be_undone_is_what_was_done(show):  # noqa: F811
+def test_upright_what_is_to_be_undone_is_what_was_done(show):
     page = show(html("upright"))
     fill(page, Turn=30, Size=0.8, **{"To the right": 3, "Down": -2})
     assert page.state("want") == pytest.approx(
@@ -297,7 +290,7 @@ def test_upright_what_is_to_be_undone_is_what_was_done(show):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
-def test_upright_the_object_is_dragged(show, mover, by):  # noqa: F811
+def test_upright_the_object_is_dragged(show, mover, by):
     page = show(html("upright"), **(PHONE if by == "touch" else {}))
     press(page, "As it was")
     given, step = page.root.locator(".given"), 6 / CANVAS / live.upright().data["world"]

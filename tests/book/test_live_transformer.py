@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 
 from cvattn.book import live
 from cvattn.book.experiments import transformer as experiment
@@ -32,14 +32,9 @@ def model():
 
 
 def test_the_shipped_numbers_come_from_the_shipped_weights():
-    shipped = np.load(
-        live.resources.files("cvattn.book") / "results/transformer_live.npz")
     anew = figures.collect(experiment.trained(figures.ARM))
-    assert list(anew) == shipped.files
-    for name, array in anew.items():
-        assert array.dtype == shipped[name].dtype == np.float16
-        np.testing.assert_array_equal(
-            array, shipped[name], err_msg="run experiments.transformer_figures")
+    same_numbers("transformer", anew, tolerance=0)
+    assert {array.dtype for array in anew.values()} == {np.dtype(np.float16)}
 
 
 def test_the_examples_are_unseen_and_fit_the_field():
@@ -100,7 +95,7 @@ def choose(page, group, word):
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "hello", "31/02/2021", "5", "_", "00000000"])
-def test_dates_equals_pytorch_for_any_text(show, model, text):  # noqa: F811
+def test_dates_equals_pytorch_for_any_text(show, model, text):
     page = show(html("dates"))
     page.root.get_by_role("textbox").fill(text)
     answer, _ = shows(page, model, text)
@@ -108,7 +103,7 @@ def test_dates_equals_pytorch_for_any_text(show, model, text):  # noqa: F811
     assert page.errors == []
 
 
-def test_dates_equals_pytorch_in_every_layer_and_head(show, model):  # noqa: F811
+def test_dates_equals_pytorch_in_every_layer_and_head(show, model):
     page = show(html("dates"))
     text = live.dates().data["examples"][0]
     for kind, layer, head in itertools.product(
@@ -121,7 +116,7 @@ def test_dates_equals_pytorch_in_every_layer_and_head(show, model):  # noqa: F81
         assert f"{wanted[row].max():.2f}" in page.said()
 
 
-def test_dates_shows_the_likeliest_letters(show, model):  # noqa: F811
+def test_dates_shows_the_likeliest_letters(show, model):
     page = show(html("dates"))
     _, logits, _ = truth(model, page.state("text"))
     p = logits[page.state("row")].softmax(0)
@@ -131,7 +126,7 @@ def test_dates_shows_the_likeliest_letters(show, model):  # noqa: F811
     assert best == page.state("answer")[page.state("row")]
 
 
-def test_dates_keeps_what_it_knows_of_a_text(show, model):  # noqa: F811
+def test_dates_keeps_what_it_knows_of_a_text(show, model):
     page = show(html("dates"))
     field = page.root.get_by_role("textbox")
     field.fill("MÄR 5, 2021!")
@@ -144,7 +139,7 @@ def test_dates_keeps_what_it_knows_of_a_text(show, model):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_dates_a_row_is_chosen(show, by):  # noqa: F811
+def test_dates_a_row_is_chosen(show, by):
     page = show(html("dates"), **(PHONE if by == "touch" else {}))
     row = page.root.get_by_role("slider", name="Row")
     assert page.state("row") == 5
@@ -178,7 +173,7 @@ def looked_along(page):
     return p
 
 
-def test_arrows_equals_pytorch_wherever_they_point(show):  # noqa: F811
+def test_arrows_equals_pytorch_wherever_they_point(show):
     page = show(html("arrows"))
     across, up = (page.root.get_by_role("slider", name=n) for n in ("across", "up"))
     for arrow, x, y, divided in itertools.product(
@@ -194,7 +189,7 @@ def test_arrows_equals_pytorch_wherever_they_point(show):  # noqa: F811
     assert page.errors == []
 
 
-def test_arrows_the_sliders_show_the_arrow_that_is_chosen(show):  # noqa: F811
+def test_arrows_the_sliders_show_the_arrow_that_is_chosen(show):
     page = show(html("arrows"))
     data = live.arrows().data
     across = page.root.get_by_role("slider", name="across")
@@ -205,7 +200,7 @@ def test_arrows_the_sliders_show_the_arrow_that_is_chosen(show):  # noqa: F811
     assert page.state("keys") == data["keys"], "choosing moves nothing"
 
 
-def test_arrows_shut_keys_share_nothing(show):  # noqa: F811
+def test_arrows_shut_keys_share_nothing(show):
     page = show(html("arrows"))
     before = looked_along(page)
     boxes = [page.root.get_by_role("checkbox", name=f"key {m}") for m in range(1, 5)]
@@ -221,7 +216,7 @@ def test_arrows_shut_keys_share_nothing(show):  # noqa: F811
 
 @pytest.mark.parametrize("by", ["mouse", "touch"])
 @pytest.mark.parametrize("arrow", [-1, 2])
-def test_arrows_are_dragged_by_the_nearest(show, by, arrow):  # noqa: F811
+def test_arrows_are_dragged_by_the_nearest(show, by, arrow):
     page = show(html("arrows"), **(PHONE if by == "touch" else {}))
     data, plane = live.arrows().data, page.root.locator(".plane").first
     width = plane.bounding_box()["width"]
@@ -256,7 +251,7 @@ def agreed(page):
     return product
 
 
-def test_waves_equals_the_packages_code(show):  # noqa: F811
+def test_waves_equals_the_packages_code(show):
     page = show(html("waves"))
     D, last = live.waves().data["dim"], live.waves().data["last"]
     PE = PositionalEncoding(D, dropout=0.0).PE.double()
@@ -274,7 +269,7 @@ def test_waves_equals_the_packages_code(show):  # noqa: F811
     assert page.errors == []
 
 
-def test_waves_a_hand_that_is_left_out_does_not_count(show):  # noqa: F811
+def test_waves_a_hand_that_is_left_out_does_not_count(show):
     page = show(html("waves"))
     D = live.waves().data["dim"]
     dials = page.root.get_by_role("button")

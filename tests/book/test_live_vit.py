@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from test_live import CLOSE, PHONE, html, show  # noqa: F401
+from pages import CLOSE, PHONE, html, same_numbers
 
 from cvattn import rollout
 from cvattn.book import data, live, train
@@ -17,7 +17,7 @@ def small():
     """Return the network that the page runs, in float64, and its pictures."""
     net = figures.rounded(experiment.trained(figures.ARM)).double()
     images, labels = data.fashion_mnist("test")
-    shipped = np.load(live.resources.files("cvattn.book") / "results/vit_live.npz")
+    shipped = live.arrays("vit")
     index = torch.from_numpy(shipped["index"])
     return net, data.to_float(images[index]).double(), labels[index]
 
@@ -36,13 +36,8 @@ def choose(page, group, word):
 
 
 def test_the_shipped_numbers_come_from_the_shipped_weights():
-    shipped = np.load(live.resources.files("cvattn.book") / "results/vit_live.npz")
     anew = figures.collect(experiment.trained(figures.ARM), *data.fashion_mnist("test"))
-    assert list(anew) == shipped.files
-    for name, array in anew.items():
-        assert array.dtype == shipped[name].dtype, name
-        np.testing.assert_array_equal(
-            array, shipped[name], err_msg="run experiments.vit_figures")
+    same_numbers("vit", anew, tolerance=0)
 
 
 def test_rounding_changes_next_to_nothing():
@@ -104,7 +99,7 @@ def looked(page, net):
     return row
 
 
-def test_looks_equals_pytorch_in_every_layer_and_head(show, net):  # noqa: F811
+def test_looks_equals_pytorch_in_every_layer_and_head(show, net):
     page = show(html("looks"))
     board = page.root.locator("[role=application]")
     board.press("ArrowUp")
@@ -117,7 +112,7 @@ def test_looks_equals_pytorch_in_every_layer_and_head(show, net):  # noqa: F811
     assert page.errors == []
 
 
-def test_looks_equals_pytorch_on_every_picture(show, net):  # noqa: F811
+def test_looks_equals_pytorch_on_every_picture(show, net):
     page = show(html("looks"))
     for n, name in enumerate(live.looks().data["names"]):
         choose(page, "Picture", name)
@@ -126,7 +121,7 @@ def test_looks_equals_pytorch_on_every_picture(show, net):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_looks_a_patch_is_chosen(show, net, by):  # noqa: F811
+def test_looks_a_patch_is_chosen(show, net, by):
     page = show(html("looks"), **(PHONE if by == "touch" else {}))
     board = page.root.locator("[role=application]")
     if by == "keyboard":
@@ -143,7 +138,7 @@ def test_looks_a_patch_is_chosen(show, net, by):  # noqa: F811
     looked(page, net)
 
 
-def test_looks_arrows_stop_at_the_edge(show, net):  # noqa: F811
+def test_looks_arrows_stop_at_the_edge(show, net):
     page = show(html("looks"))
     board = page.root.locator("[role=application]")
     for key in ["ArrowUp"] * 5 + ["ArrowLeft"] * 5:
@@ -184,7 +179,7 @@ def told(page, net):
     return p
 
 
-def test_shuffle_starts_as_the_whole_network(show, net):  # noqa: F811
+def test_shuffle_starts_as_the_whole_network(show, net):
     page = show(html("shuffle"))
     assert sum(n != i for i, n in enumerate(page.state("order"))) == 10
     told(page, net)
@@ -198,7 +193,7 @@ def test_shuffle_starts_as_the_whole_network(show, net):  # noqa: F811
     assert page.errors == []
 
 
-def test_shuffle_equals_pytorch_and_only_stay_notices(show, net):  # noqa: F811
+def test_shuffle_equals_pytorch_and_only_stay_notices(show, net):
     page = show(html("shuffle"))
     page.root.get_by_role("button", name="Put back").click()
     choose(page, "Picture", "Sneaker")
@@ -217,7 +212,7 @@ def test_shuffle_equals_pytorch_and_only_stay_notices(show, net):  # noqa: F811
 
 
 @pytest.mark.parametrize("by", ["mouse", "touch", "keyboard"])
-def test_shuffle_two_patches_are_exchanged(show, net, by):  # noqa: F811
+def test_shuffle_two_patches_are_exchanged(show, net, by):
     page = show(html("shuffle"), **(PHONE if by == "touch" else {}))
     page.root.get_by_role("button", name="Put back").click()
     board = page.root.locator("[role=application]")
@@ -238,7 +233,7 @@ def test_shuffle_two_patches_are_exchanged(show, net, by):  # noqa: F811
     told(page, net)
 
 
-def test_shuffle_a_patch_is_put_down_where_it_was(show, net):  # noqa: F811
+def test_shuffle_a_patch_is_put_down_where_it_was(show, net):
     page = show(html("shuffle"))
     page.root.get_by_role("button", name="Put back").click()
     board = page.root.locator("[role=application]")
@@ -249,7 +244,7 @@ def test_shuffle_a_patch_is_put_down_where_it_was(show, net):  # noqa: F811
     told(page, net)
 
 
-def test_shuffle_the_slider_says_how_many_are_out_of_place(show, net):  # noqa: F811
+def test_shuffle_the_slider_says_how_many_are_out_of_place(show, net):
     page = show(html("shuffle"))
     slider = page.root.get_by_role("slider")
     out = lambda: sum(n != i for i, n in enumerate(page.state("order")))  # noqa: E731
@@ -262,7 +257,7 @@ def test_shuffle_the_slider_says_how_many_are_out_of_place(show, net):  # noqa: 
     assert slider.input_value() == "0"
 
 
-def test_looks_the_slider_goes_through_all_who_ask(show, net):  # noqa: F811
+def test_looks_the_slider_goes_through_all_who_ask(show, net):
     page = show(html("looks"))
     slider = page.root.get_by_role("slider")
     assert slider.input_value() == "25" == str(page.state("token"))

@@ -5,15 +5,14 @@ the execution counts are demanded here.
 """
 
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from conftest import ROOT
 
 from cvattn.book.check import exercises as checked
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if not path.stem.endswith("_exercises")]
 MOST_BYTES = 4_000_000

@@ -2,7 +2,6 @@
 
 import doctest
 import re
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -275,9 +274,8 @@ def test_the_report_explains_its_words(report):
     assert "unverified print" in report
 
 
-def test_the_command_prints_the_report(report, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["cost"])
-    cost.main()
+def test_the_command_prints_the_report(report, capsys):
+    published.main()
     assert capsys.readouterr().out == report + "\n"
 
 

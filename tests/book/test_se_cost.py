@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from cvattn import SE
+from cvattn import SE, cost
 from cvattn.book.experiments import se_cost
 
 TINY = (2, 16, 4, 4)
@@ -37,18 +37,18 @@ def test_forward_is_inference(block):
     before, x = statistics(block), torch.randn(TINY)
     assert before
     block.train()
-    se_cost.forward(block, x)
+    cost.infer(block, [x])
     assert same(statistics(block), before)
     assert all(p.grad is None for p in block.parameters())
 
 
 def test_both_trains_whatever_came_before(block):
     before, x = statistics(block), torch.randn(TINY)
-    se_cost.forward(block, x)
-    se_cost.both(block, x)
+    cost.infer(block, [x])
+    cost.train(block, [x])
     assert not same(statistics(block), before)
     once = [p.grad.clone() for p in block.parameters()]
-    se_cost.both(block, x)
+    cost.train(block, [x])
     for p, grad in zip(block.parameters(), once, strict=True):
         torch.testing.assert_close(p.grad, grad)    # gradients do not add up
 

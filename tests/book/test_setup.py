@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 HERE = sys.version_info[:2]
 OTHER = (3, 12) if HERE != (3, 12) else (3, 11)
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="make is not here")

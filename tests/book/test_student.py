@@ -10,12 +10,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cvattn.book.check import exercises
 
-ROOT = Path(__file__).resolve().parents[2]
 EXERCISES = sorted((ROOT / "chapters").glob("*_exercises.ipynb"))
 HIDDEN = """\
 # Graded by nbgrader: leave this cell as it is.

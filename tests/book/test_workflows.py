@@ -4,12 +4,11 @@ import os
 import re
 import runpy
 import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
+from conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TEXTS = {path.stem: path.read_text("utf-8") for path in FILES}
 WORKFLOWS = {name: yaml.safe_load(text) for name, text in TEXTS.items()}

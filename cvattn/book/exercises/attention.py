@@ -8,14 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from cvattn.bam import BAM
-from cvattn.book.exercises.exercise import Exercise, Says, Wrong
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 from cvattn.cbam import SpatialAttention
 from cvattn.se import SE
-
-
-def rand(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
 
 
 def shares(*shape: int, seed: int) -> Tensor:

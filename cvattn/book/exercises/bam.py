@@ -4,17 +4,10 @@ from functools import partial
 from math import prod
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from cvattn.bam import COMBINE
-from cvattn.book.exercises.exercise import Exercise, Says, Wrong
-
-
-def rand(*shape: int, seed: int) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64).float()
-
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 
 # bam-1: field -------------------------------------------------------------------
 

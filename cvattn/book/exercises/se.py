@@ -7,16 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvattn.book.exercises.exercise import Exercise, Says, Wrong
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 from cvattn.book.stats import t_quantile
 from cvattn.resnet import cifar_resnet
 from cvattn.se import SE
-
-
-def rand(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)
-
 
 # se-1: squeeze ----------------------------------------------------------------
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvattn.book.exercises.attention import rand
-from cvattn.book.exercises.exercise import Exercise, Says, Wrong
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 from cvattn.sk import SK
 
 

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cvattn.book.exercises.attention import rand
-from cvattn.book.exercises.exercise import Exercise, Says, Wrong
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 
 
 def uniform(low: float, high: float, n: int, seed: int) -> torch.Tensor:

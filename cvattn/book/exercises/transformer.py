@@ -6,8 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cvattn.book.exercises.attention import rand
-from cvattn.book.exercises.exercise import Exercise, Says, Wrong
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 
 # transformer-1: look_back --------------------------------------------------------
 

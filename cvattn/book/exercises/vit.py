@@ -5,8 +5,7 @@ from functools import partial
 import torch
 from torch.nn.functional import interpolate
 
-from cvattn.book.exercises.attention import rand
-from cvattn.book.exercises.exercise import Exercise, Wrong
+from cvattn.book.exercises.exercise import Exercise, Wrong, rand
 
 # vit-1: patches ------------------------------------------------------------------
 

@@ -9,13 +9,14 @@ slows both. Each turn gives one ratio; the table shows the quartiles of the rati
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cvattn import cost
 from cvattn.book.experiments.grid import RESULTS, hardware, versions, write
 from cvattn.resnet import Block, project
 from cvattn.se import SE
@@ -28,45 +29,17 @@ def bottleneck(channels: int, attention) -> Block:
                  attention=attention, place="standard", stride_in="3x3")
 
 
-def forward(block: nn.Module, x: Tensor) -> None:
-    """Inference: BatchNorm uses its running statistics and leaves them alone."""
-    block.eval()
-    with torch.inference_mode():
-        block(x)
-
-
-def both(block: nn.Module, x: Tensor) -> None:
-    """A training step without the optimizer."""
-    block.train()
-    block.zero_grad()
-    block(x).sum().backward()
-
-
-def seconds(step: Callable[[nn.Module, Tensor], None], block: nn.Module,
-            x: Tensor) -> float:
-    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
-    wait()
-    start = time.perf_counter()
-    step(block, x)
-    wait()
-    return time.perf_counter() - start
-
-
 def quartiles(plain: nn.Module, other: nn.Module, x: Tensor,
               turns: int) -> dict[str, list[float]]:
     """Return those of other over plain: inference, and forward with backward."""
     out = {}
-    for name, step in (("forward", forward), ("both", both)):
-        step(plain, x), step(other, x)
-        seen = []
-        for turn in range(turns):
-            if turn % 2:
-                below, above = seconds(step, plain, x), seconds(step, other, x)
-            else:
-                above, below = seconds(step, other, x), seconds(step, plain, x)
-            seen.append(above / below)
-        found = torch.tensor(seen).quantile(torch.tensor([0.25, 0.5, 0.75]))
-        out[name] = [round(q, 3) for q in found.tolist()]
+    for name, step in (("forward", cost.infer), ("both", cost.train)):
+        steps = {"plain": partial(step, plain, [x]), "other": partial(step, other, [x])}
+        for each in steps.values():
+            each()      # so that libraries have what they keep
+        times = cost.turns(steps, x.device, turns)
+        out[name] = [round(q, 3)
+                     for q in cost.quartiles(times["other"], times["plain"])]
     return out
 
 

@@ -21,7 +21,6 @@ pre_norm       LayerNorm before each sublayer, and one after each stack
 import datetime
 import itertools
 import math
-import os
 import random
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cvattn.book import train
 from cvattn.book.experiments.grid import Grid
 from cvattn.decode import greedy
 from cvattn.transformer import MultiHeadAttention, Transformer, label_smoothing, warmup
@@ -233,15 +233,9 @@ def fit(model: Transformer, settings: dict, seed: int, checkpoint: Path) -> dict
         return paper * min(1, 5 * (1 - n / steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    history = []
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        order.set_state(saved["order"])
-        torch.set_rng_state(saved["rng"])
-        history = saved["history"]
+    kept = train.Checkpoint(checkpoint, settings | {"seed": seed}, {
+        "model": model, "optimizer": optimizer, "schedule": schedule}, order)
+    history = kept.load()
     for _ in range(len(history), settings["epochs"]):
         model.train()
         start, total = time.perf_counter(), 0.0
@@ -259,11 +253,7 @@ def fit(model: Transformer, settings: dict, seed: int, checkpoint: Path) -> dict
             "loss": total / len(batches),
             **{name: right(model, *test) for name, test in tests.items()},
             "seconds": time.perf_counter() - start})
-        part = Path(f"{checkpoint}.part")
-        torch.save({name: part.state_dict() for name, part in parts.items()} | {
-            "order": order.get_state(), "rng": torch.get_rng_state(),
-            "history": history}, part)
-        os.replace(part, checkpoint)
+        kept.save(history)
     model.eval()
     return {"accuracy": history[-1]["test"], "history": history,
             **{name: history[-1][name] for name in tests if name != "test"}}
