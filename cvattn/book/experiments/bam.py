@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from cvattn.bam import BAM
 from cvattn.book import train
+from cvattn.book.experiments.bam_variants import COMBINE as COMBINE
 from cvattn.book.experiments.bam_variants import BAMVariant
 from cvattn.book.experiments.grid import Grid, fashion_mnist
 from cvattn.resnet import cifar_resnet

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from cvattn.book import data, train
 from cvattn.book.experiments.cbam_variants import CBAMVariant
+from cvattn.book.experiments.cbam_variants import SpatialVariant as SpatialVariant
 from cvattn.book.experiments.grid import Grid
 from cvattn.cbam import SpatialAttention
 from cvattn.resnet import cifar_resnet
