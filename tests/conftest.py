@@ -148,7 +148,8 @@ def pytest_collection_modifyitems(config, items):
     chapter = config.getoption("only")
     if not chapter:
         return
-    chapters = {path.stem for path in (ROOT / "chapters").glob("*.ipynb")}
+    chapters = {path.stem.removesuffix("_exercises")
+                for path in (ROOT / "chapters").glob("*.ipynb")}
     if chapter not in chapters:
         raise pytest.UsageError(
             f"--only must be one of {', '.join(sorted(chapters))}, got {chapter!r}")
