@@ -77,7 +77,7 @@ def what_it_reads(name):
         for part in path.split(".")[1:]:
             name = f"{name}.{part}"
             thing = getattr(thing, part, None) or importlib.import_module(name)
-        files.append(Path(inspect.getsourcefile(thing)))
+        files.append(Path(inspect.getsourcefile(inspect.unwrap(thing))))
     return files
 
 
