@@ -66,7 +66,8 @@ def test_what_a_chapter_uses_is_on_the_page(path):
 
 
 def test_what_is_used_is_found():
-    names = used(ROOT / "chapters" / "se.ipynb")
+    names = set().union(*(used(ROOT / "chapters" / f"{name}.ipynb")
+                          for name in ("se", "se_exercises")))
     assert names >= {"cvattn.book.check", "cvattn.book.live.surgery",
                      "cvattn.book.plot.picture", "cvattn.book.upload.Upload"}
 

@@ -28,7 +28,6 @@ from test_live_stn import transformed, warped
 from test_live_transformer import agreed, looked_along, rounded, shows
 from test_live_vit import looked, small, told
 
-import cvattn
 from cvattn.book import live, plot
 from cvattn.book.experiments import cbam as cbam_experiment
 from cvattn.book.experiments import sk as sk_experiment
@@ -73,10 +72,11 @@ def what_it_reads(name):
     for path in re.findall(r"\{(?:literalinclude|include)\} *(\S+)", text):
         files.append(source.parent / path)
     for path in re.findall(r"auto(?:class|function|module):: *(cvattn\S*)", text):
-        thing, name = cvattn, "cvattn"
-        for part in path.split(".")[1:]:
-            name = f"{name}.{part}"
-            thing = getattr(thing, part, None) or importlib.import_module(name)
+        try:
+            thing = importlib.import_module(path)
+        except ModuleNotFoundError:
+            module, _, name = path.rpartition(".")
+            thing = getattr(importlib.import_module(module), name)
         files.append(Path(inspect.getsourcefile(inspect.unwrap(thing))))
     return files
 
