@@ -8,7 +8,7 @@ from test_check import flat
 from torch import nn
 from torch.nn import functional as F
 
-from cvattn import SpatialTransformer, affine_grid, bilinear_sample, stn
+from cvattn import SpatialTransformer, affine_grid, bilinear_sample, warps
 from cvattn.book import check
 from cvattn.book.exercises.stn import EXERCISES
 
@@ -58,7 +58,7 @@ def off_by_sampling(i, W, made, read):
 
 
 def test_other_ways_to_be_right_are_right():
-    assert check("stn-1", lambda i, W, align_corners: stn.centres(
+    assert check("stn-1", lambda i, W, align_corners: warps.centres(
         W, align_corners, torch.zeros(()))[i.long()])
     assert check("stn-2", lambda box, size: torch.stack([torch.stack([
         torch.tensor([b[2] / size[1], 0, (b[0] + b[2] / 2) / size[1] * 2 - 1]),
