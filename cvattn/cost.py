@@ -84,7 +84,7 @@ def added_vector_flops(c, a, b, *args, out_shape=None, **kwargs) -> int:
 
 
 # torch's counter gives these no operations. The first is what a CPU runs for
-# scaled_dot_product_attention: a ViT-B/16 would cost 4 % too little there.
+# scaled_dot_product_attention: before torch 2.15 a ViT-B/16 would cost 4 % too little.
 MISSING = {
     aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
     aten.mv: vector_flops,

@@ -47,18 +47,19 @@ def bilinear_sample(x: Tensor, grid: Tensor, *, align_corners: bool = False) -> 
     _, Hout, Wout, _ = grid.shape
     grid = grid.to(wide(x.dtype, grid.dtype))
     xs, ys = (grid + 1).unbind(-1)
-    # From a pixel outside on, all is zero: one ring around x holds every place.
-    xs = (xs * ((W - 1) / 2) if align_corners else xs * (W / 2) - 0.5).clamp(-1, W)
-    ys = (ys * ((H - 1) / 2) if align_corners else ys * (H / 2) - 0.5).clamp(-1, H)
-    U = F.pad(x.to(grid.dtype), (1, 2, 1, 2)).flatten(2)     # (B, C, (H+3)(W+3))
+    # From a pixel outside on, all is zero: two rings around x hold every place. (With
+    # one, -1 would be clamp's bound, and newer torch gives a bound no gradient.)
+    xs = (xs * ((W - 1) / 2) if align_corners else xs * (W / 2) - 0.5).clamp(-2, W)
+    ys = (ys * ((H - 1) / 2) if align_corners else ys * (H / 2) - 0.5).clamp(-2, H)
+    U = F.pad(x.to(grid.dtype), (2, 2, 2, 2)).flatten(2)     # (B, C, (H+4)(W+4))
     # The pixel left of xs and above ys. A NaN has none; it reads the ring.
     m = torch.where(xs.isnan(), W, xs.detach().floor())  # (B, Hout, Wout)
     n = torch.where(ys.isnan(), H, ys.detach().floor())  # (B, Hout, Wout)
     dx, dy = (xs - m)[:, None], (ys - n)[:, None]
-    m, n = m.long() + 1, n.long() + 1                    # in the ring's numbers
+    m, n = m.long() + 2, n.long() + 2                    # in the rings' numbers
 
     def at(n: Tensor, m: Tensor) -> Tensor:
-        pixel = (n * (W + 3) + m).flatten(1)[:, None].expand(B, C, Hout * Wout)
+        pixel = (n * (W + 4) + m).flatten(1)[:, None].expand(B, C, Hout * Wout)
         return U.gather(2, pixel).unflatten(2, (Hout, Wout))    # (B, C, Hout, Wout)
 
     V = (at(n, m) * (1 - dx) + at(n, m + 1) * dx) * (1 - dy)
