@@ -183,7 +183,7 @@ MODULES = {
         picture(3), PICTURE, "x must be (B, C, H, W)",
         {"C": 3, "R": 3 if isinstance(transform, Projective) else 2, "points": 3,
          "points^2": 9, "points^2+3": 12, "Hout": same_h, "Wout": same_w,
-         "(H+3)(W+3)": lambda h, w: (h + 3) * (w + 3)}, "grid", ("B", "H", "W", 2),
+         "(H+4)(W+4)": lambda h, w: (h + 4) * (w + 4)}, "grid", ("B", "H", "W", 2),
         FREE, scale=1.0, demanded=("features",), any_channels=True,
         files=("cvattn.warps",), further=lambda m, x: (
             bilinear_sample(x, m.grid(x)), ThinPlateSpline(3)))
