@@ -6,7 +6,7 @@
 
 Each row has a kind of processor (`native`, `avx2`, `sse4`: what PyTorch, oneDNN and
 MKL may use, so on Arm all three are native) and a number of threads. Each is run from
-a fresh clone of the last commit, in a folder whose name has a space and an accent,
+a fresh clone of the last commit, in a folder whose name has a space,
 with another hash seed, in the C locale without UTF-8 mode, in another time zone, and,
 where Linux lets us, with no network and a home that cannot be written to. The tests
 of the pages need a browser and a built book and are left to `make test`.
@@ -88,7 +88,7 @@ def clone(row):
     """A fresh clone of HEAD and an empty home, in folders of the row's own."""
     own = PLACE / row
     shutil.rmtree(own, ignore_errors=True)
-    folder, home = own / "a book's folder, à lire", own / "home"
+    folder, home = own / "a reader's folder", own / "home"
     home.mkdir(parents=True)
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     return folder, home
