@@ -104,7 +104,8 @@ def loaded(statement: str) -> set[str]:
 
     torch's counter of operations, which `cost` uses, loads triton where torch has it.
     """
-    script = (f"import sys, torch, numpy, torch.utils.flop_counter\nbefore = set(sys.modules)\n{statement}\n"
+    script = ("import sys, torch, numpy, torch.utils.flop_counter\n"
+              f"before = set(sys.modules)\n{statement}\n"
               "print(*set(sys.modules) - before)")
     return set(subprocess.check_output(
         [sys.executable, "-c", script], cwd=ROOT, text=True).split())
