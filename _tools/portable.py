@@ -78,6 +78,7 @@ def environment(row, folder, home):
         "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
         "TZ": "Pacific/Chatham", "HOME": str(home), "USERPROFILE": str(home),
         "JUPYTER_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(folder),
+        "MPLCONFIGDIR": str(runtime),       # else matplotlib warns of the shut home
         # Where the network cannot be cut off, at least its usual way out is.
         "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "127.0.0.1,localhost",
