@@ -26,7 +26,7 @@ test: book lint  ## lint, all tests, every notebook, every page (ONLY=se for a c
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PYTEST) \
 	    $(if $(ONLY),--only $(ONLY)) chapters cvattn tests
 
-check: lint  ## what a minute can tell: lint, contracts, values, notebooks' form
+check: lint  ## the short answer: lint, contracts, values, notebooks' form
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not browser" -q \
 	    cvattn $(wildcard tests/test_*.py) tests/book/test_notebooks.py
 
