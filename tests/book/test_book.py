@@ -8,7 +8,6 @@ followed without a browser.
 import importlib
 import inspect
 import re
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -262,16 +261,6 @@ class Opened(Page):
         if self.tab.locator(".math").count():
             self.tab.wait_for_function("window.MathJax?.startup?.promise")
             self.tab.evaluate("MathJax.startup.promise.then(() => null)")
-
-    @contextmanager
-    def screen(self, width, height):
-        """Another screen for the page alone: a taller window costs its host seconds."""
-        client = self.context.new_cdp_session(self.tab)
-        client.send("Emulation.setDeviceMetricsOverride", {
-            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
-        yield
-        client.send("Emulation.clearDeviceMetricsOverride")
-        client.detach()
 
     def left_the_book(self):
         return [url for url in self.requests
