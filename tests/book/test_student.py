@@ -146,9 +146,12 @@ def test_a_region_that_would_leak_is_refused(source, message, tmp_path):
 # nbgrader takes seconds to start, so one process does what a teacher types.
 TYPED = """\
 import json, sys
+sys.path.insert(0, sys.argv[1])
+import warm
 from nbgrader.apps import NbGraderApp
 
-for command in json.loads(sys.argv[1]):
+warm.up()
+for command in json.loads(sys.argv[2]):
     NbGraderApp.launch_instance(command)
     for app in NbGraderApp.__subclasses__() + [NbGraderApp]:
         app.clear_instance()
@@ -162,8 +165,9 @@ def typed(course, *commands):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(course),
            "JUPYTER_DATA_DIR": str(course / "data"), "HOME": str(course),
            "PATH": tools}    # nbgrader calls alembic by its name
-    done = subprocess.run([sys.executable, "-c", TYPED, json.dumps(commands)],
-                          cwd=course, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", TYPED, ROOT / "tests", json.dumps(commands)],
+        cwd=course, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -341,7 +345,7 @@ def course(tmp_path_factory):
 @pytest.mark.parametrize("name", [path.stem for path in EXERCISES])
 def test_the_exercises_are_graded(course, name):
     out, sources, scores = course
-    edition = nbformat.read(out / f"{name}.ipynb", as_version=4)
+    edition = nbformat.read(out / "chapters" / f"{name}.ipynb", as_version=4)
     points = sum(c.metadata.nbgrader.points for c in sources[name].cells
                  if c.metadata.get("nbgrader", {}).get("grade"))
     assert points >= 8
