@@ -43,13 +43,21 @@ print(json.dumps({
     "prefix": sys.prefix, "cvattn": cvattn.__file__, "torch": torch.__file__,
     "widgets": ipywidgets.__version__, "folder": sorted(map(str, Path().iterdir())),
     "installed": Path(cvattn.__file__).stat().st_mtime_ns}))"""
+# One process for the notebooks of a venv, so that their kernels start warm.
 EXECUTE = """\
 import sys, nbclient, nbformat
-notebook = nbformat.read(sys.argv[1], as_version=4)
-try:
-    nbclient.NotebookClient(notebook, kernel_name="rehearsal", timeout=300).execute()
-finally:
-    nbformat.write(notebook, sys.argv[2])"""
+tests, *desks = sys.argv[1:]
+sys.path.insert(0, tests)
+import warm
+warm.up()
+for desk in desks:
+    book = nbformat.read(f"{desk}.ipynb", as_version=4)
+    client = nbclient.NotebookClient(book, kernel_name="rehearsal", timeout=300)
+    try:
+        client.execute(cwd=desk)
+    except Exception as error:
+        book.metadata["stopped"] = str(error)
+    nbformat.write(book, f"{desk}.out.ipynb")"""
 
 
 @pytest.fixture(scope="module")
@@ -84,27 +92,26 @@ def make_venv(venv, widgets, env):
     return True
 
 
-def rehearse(venv, home, notebook, env):
-    """Execute the notebook alone in a folder; return it with a probe's report."""
-    desk = home / "desk"
-    desk.mkdir()
-    shutil.copy(notebook, desk)
-    book = nbformat.read(notebook, as_version=4)
-    setup = next(cell for cell in book.cells if cell.cell_type == "code")
-    ends = [PROBE, setup.source, PROBE]
-    book.cells += [nbformat.v4.new_code_cell(source) for source in ends]
-    nbformat.write(book, home / "in.ipynb")
-    files = [home / "in.ipynb", home / "out.ipynb"]
-    command = [venv / "bin" / "python", "-c", EXECUTE, *files]
-    run(*command, cwd=desk, env=env)
-    done = nbformat.read(home / "out.ipynb", as_version=4)
-    reports = [json.loads(done.cells[i].outputs[0].text) for i in (-3, -1)]
-    return venv, done, reports
+def rehearse(venv, home, notebooks, env):
+    """Execute each notebook alone in a folder, and two probes with it, in a venv."""
+    desks = [home / path.stem for path in notebooks]
+    for desk, path in zip(desks, notebooks, strict=True):
+        desk.mkdir()
+        shutil.copy(path, desk)
+        book = nbformat.read(path, as_version=4)
+        setup = next(cell for cell in book.cells if cell.cell_type == "code")
+        ends = [PROBE, setup.source, PROBE]
+        book.cells += [nbformat.v4.new_code_cell(source) for source in ends]
+        nbformat.write(book, f"{desk}.ipynb")
+    python = venv / "bin" / "python"
+    run(python, "-c", EXECUTE, ROOT / "tests", *desks, cwd=home, env=env, timeout=3000)
+    return {path.name: nbformat.read(f"{desk}.out.ipynb", as_version=4)
+            for desk, path in zip(desks, notebooks, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def rehearsals(published, tmp_path_factory):
-    """Each of RUNS, in the venv of its ipywidgets; after the first two at a time."""
+    """What makes each of RUNS, in the venv of its ipywidgets; one process a venv."""
     chapters, bare, sha = published
     results = {}
     with ThreadPoolExecutor(2) as pool:
@@ -112,15 +119,11 @@ def rehearsals(published, tmp_path_factory):
             env = environment(bare)
             if widgets == "current":
                 env["PIP_NO_BUILD_ISOLATION"] = "0"     # pip's "do not": offline
-            venv = tmp_path_factory.mktemp("rehearsal") / "venv"
-            made = make_venv(venv, widgets, env)
-            for chapter in (name for name, other in RUNS if other == widgets):
-                home = tmp_path_factory.mktemp("rehearsal")
-                results[chapter, widgets] = pool.submit(
-                    rehearse, venv, home, chapters / chapter, env) if made else None
-                if made and not (venv / "installed").exists():
-                    results[chapter, widgets].exception()      # waits for the install
-                    (venv / "installed").touch()
+            home = tmp_path_factory.mktemp("rehearsal")
+            notebooks = [chapters / name for name, other in RUNS if other == widgets]
+            made = make_venv(home / "venv", widgets, env)
+            results[widgets] = home / "venv", made and pool.submit(
+                rehearse, home / "venv", home, notebooks, env)
         yield results
 
 
@@ -133,10 +136,12 @@ def test_all_begin_with_one_and_the_same_cell(published):
 
 @pytest.mark.parametrize(("chapter", "widgets"), RUNS)
 def test_the_published_notebook_runs_to_its_end(rehearsals, chapter, widgets):
-    if rehearsals[chapter, widgets] is None:
+    venv, rehearsal = rehearsals[widgets]
+    if not rehearsal:
         unavailable(f"ipywidgets {widgets} cannot be downloaded here")
-    result = rehearsals[chapter, widgets].result()
-    venv, done, (first, second) = result
+    done = rehearsal.result()[chapter]
+    assert done.metadata.get("stopped") is None
+    first, second = (json.loads(done.cells[i].outputs[0].text) for i in (-3, -1))
     setup = next(cell for cell in done.cells if cell.cell_type == "code")
     assert setup.outputs == []
     assert Path(first["prefix"]) == venv
