@@ -11,6 +11,7 @@ from torch import nn
 from cvattn.book import train
 from cvattn.book.experiments import grid as module
 from cvattn.book.experiments.grid import Grid
+from cvattn.book.experiments.record import hardware, versions
 
 GENERATOR = torch.Generator().manual_seed(0)
 PICTURES = {
@@ -101,7 +102,7 @@ def test_a_run_that_was_begun_goes_on_with_its_own_settings_alone(
     assert record["mode"] == "as it is" and record["training"] is False
     assert json.loads((folder / "one-0.json").read_text()) == record
     assert {f.name for f in folder.iterdir()} == {
-        "one-0.json", "one-0-weights.pt", "of its own"}
+        "one-0.json", "one-0-weights.pt", "one-0.lock", "of its own"}
 
 
 def test_what_is_collected_comes_back(folder, monkeypatch):
@@ -111,11 +112,12 @@ def test_what_is_collected_comes_back(folder, monkeypatch):
     records = [grid.run(arm, seed, folder, 1) for arm, seed in grid.jobs()]
     assert [(r["arm"], r["seed"]) for r in records] == [
         ("one", 0), ("one_more", 0), ("one", 1)]
-    grid.collect(records, folder, 1, 1)
+    grid.collect(records, folder, 1, folder)
     results = grid.results()
     assert results["settings"] == grid.settings
     assert results["runs"] == [
-        {k: v for k, v in records[i].items() if k != "settings"} for i in (0, 2, 1)]
+        {k: v for k, v in records[i].items()
+         if k not in ("settings", "hardware", "versions")} for i in (0, 2, 1)]
     assert untimed(records[0])["history"] != untimed(records[2])["history"]
     for arm, record in zip(("one", "one_more"), records, strict=False):
         model = grid.trained(arm)
@@ -139,7 +141,9 @@ def test_what_fit_returns_is_recorded(folder):
     record = grid.run("one", 3, folder, 1)
     assert record == {
         "arm": "one", "seed": 3, "settings": grid.used("one"), "accuracy": 0.5,
-        "parameters": 3 * 28 * 28 + 3, "seen": "as it is", "history": []}
+        "parameters": 3 * 28 * 28 + 3, "seen": "as it is", "history": [],
+        "hardware": hardware(torch.device("cpu")) | {"threads": 1},
+        "versions": versions()}
     assert not (folder / "one-3.pt").exists()
     weights = torch.load(folder / "one-3-weights.pt", weights_only=True)
     assert (weights["linear.weight"] == 3).all()
@@ -186,7 +190,7 @@ def test_weights_of_arms_that_are_not_shipped(folder, monkeypatch):
     grid = Grid("none", small(arms=arms).settings, lambda s: Model(s["mode"]),
                 lambda model, test, s: {}, PICTURES.get, shipped=("two",))
     monkeypatch.setattr(module, "RESULTS", folder)
-    grid.collect([grid.run(arm, 0, folder, 1) for arm in arms], folder, 1, 1)
+    grid.collect([grid.run(arm, 0, folder, 1) for arm in arms], folder, 1, folder)
     assert {r["arm"] for r in grid.results()["runs"]} == {"one", "two"}
     made = torch.load(folder / "two-0-weights.pt", weights_only=True)
     torch.testing.assert_close(dict(grid.trained("two").state_dict()), dict(made),
@@ -198,7 +202,7 @@ def test_weights_of_arms_that_are_not_shipped(folder, monkeypatch):
 def test_nothing_is_shipped_of_no_arm(folder, monkeypatch):
     grid = dataclasses.replace(small(), shipped=())
     monkeypatch.setattr(module, "RESULTS", folder)
-    grid.collect([grid.run("one", 0, folder, 1)], folder, 1, 1)
+    grid.collect([grid.run("one", 0, folder, 1)], folder, 1, folder)
     assert len(grid.results()["runs"]) == 1
     assert not list(folder.glob("*.safetensors"))
 
