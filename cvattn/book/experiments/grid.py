@@ -305,7 +305,8 @@ class Grid:
             with nullcontext(executor) if executor else Workers(options.workers) as own:
                 records = self.sweep(own, options.folder, threads)
         except (Died, KeyboardInterrupt) as error:
-            sys.exit(f"{error or 'Stopped.'} What is done is kept; to go on: {again}")
+            said = str(error) or "Stopped."
+            sys.exit(f"{said} What is done is kept; to go on: {again}")
         self.collect(records, options.folder, options.workers, options.out)
 
 
