@@ -297,7 +297,8 @@ class Grid:
             parser.error(f"--workers must be at least 1, got {options.workers}")
         for package in ("filelock", "safetensors.torch"):   # else missed at the end
             needed(package)
-        writable(options.folder), writable(options.out)
+        for folder in (options.folder, options.out):
+            writable(folder)
         threads = max(1, cores() // options.workers)
         again = shlex.join(["python", "-m", f"cvattn.book.experiments.{self.name}",
                             *sys.argv[1:]])

@@ -10,6 +10,7 @@ table shows the quartiles of the ratios. The shapes are those of SKNet-50.
 import torch
 from torch import nn
 
+from cvattn.book.experiments.record import RESULTS as RESULTS
 from cvattn.book.experiments.se_cost import device, quartiles, table
 from cvattn.sk import SK
 
