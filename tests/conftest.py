@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import warm
 from pages import Page, Tabs
 
 from cvattn.book.live.pictures import chromium
@@ -30,6 +31,7 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+warm.up()
 
 
 @pytest.fixture(scope="session")

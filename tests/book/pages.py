@@ -1,6 +1,7 @@
 """What the tests of live figures share: a page with figures, and its numbers."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -81,6 +82,16 @@ class Page:
     def hush(self):
         for event, hear in self.heard.items():
             self.tab.remove_listener(event, hear)
+
+    @contextmanager
+    def screen(self, width, height):
+        """Another screen for the page alone: a taller window costs its host seconds."""
+        client = self.context.new_cdp_session(self.tab)
+        client.send("Emulation.setDeviceMetricsOverride", {
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
+        yield
+        client.send("Emulation.clearDeviceMetricsOverride")
+        client.detach()
 
     def state(self, name, root=None):
         return json.loads((root or self.root).get_attribute(f"data-{name}"))

@@ -1,7 +1,8 @@
 """The built book, as a reader has it: from its files, in Chromium, off the network.
 
-Each page is opened once (wide, light, then dark, then as narrow as a phone) and
-what was seen is judged by many tests; links are followed without a browser.
+Each page is opened once (wide, light, then dark, then as narrow as a phone), what was
+seen is judged by many tests, and the live figures of the same tab are moved; links are
+followed without a browser.
 """
 
 import importlib
@@ -275,6 +276,33 @@ UNFOLD = """() => {
   document.querySelectorAll(".toggle-hidden > .toggle-button, " +
     "button.toggle-button-hidden").forEach((e) => e.click());
 }"""
+# Of each solution and hint its text, and whether it is seen: at first, after a click,
+# and (a solution) after another. Each is clicked where a finger would land.
+FOLDED = """() => {
+  const press = (e) => {
+    e.scrollIntoView({block: "center", behavior: "instant"});
+    const box = e.getBoundingClientRect();
+    const hit = document.elementFromPoint(
+      box.x + Math.min(20, box.width / 2), box.y + box.height / 2);
+    if (!e.contains(hit)) throw Error("something lies over " + e.outerHTML);
+    hit.click();
+  };
+  const seen = (e) => e.checkVisibility({visibilityProperty: true});
+  const clicked = (button, text, times) => {
+    const states = [seen(text)];
+    for (let i = 0; i < times; i++) { press(button); states.push(seen(text)); }
+    return [text.textContent, states];
+  };
+  return {
+    solutions: [...document.querySelectorAll("details")]
+      .map((e) => [e.querySelector("summary"), e.querySelector("pre")])
+      .filter(([summary]) => summary.textContent.includes("Show a solution"))
+      .map(([summary, code]) => clicked(summary, code, 2)),
+    hints: [...document.querySelectorAll(".admonition.dropdown")].map((e) => clicked(
+      e.querySelector(".admonition-title, summary"),
+      e.querySelector("p:not(.admonition-title)"), 1)),
+  };
+}"""
 # What unfolds fades in, and a colour half way has no contrast.
 SETTLED = "document.getAnimations().every((a) => a.playState === 'finished')"
 # The theme keeps a second title for paper, unseen on a screen.
@@ -352,51 +380,73 @@ def serious(tab, options=None):
             if rule["impact"] in ("serious", "critical")], {r["id"] for r in kinds}
 
 
-@pytest.fixture(scope="module")
-def visit(browser, html):
-    """Open a page once, look at it in every way, and remember what was seen."""
-    seen = {}
+class Visits:
+    """Each page opened once and looked at in every way; the last one stays open."""
 
-    def look(name):
-        if name not in seen:
+    def __init__(self, browser, html):
+        self.browser, self.html = browser, html
+        self.seen, self.name, self.page = {}, None, None
+
+    def __call__(self, name):
+        if name not in self.seen:
             try:
-                seen[name] = looked_at(name)
+                self.seen[name] = self.look(name)
             except Exception as error:
-                seen[name] = error
-        if isinstance(seen[name], Exception):
-            raise seen[name]
-        return seen[name]
+                self.seen[name] = error
+        if isinstance(self.seen[name], Exception):
+            raise self.seen[name]
+        return self.seen[name]
 
-    def looked_at(name):
-        page = Opened(browser, html, name)
+    def open(self, name):
+        """Return a page to act upon, the one that was looked at if it is still open."""
+        if self.name != name:
+            self.close()
+            self.name, self.page = name, Opened(self.browser, self.html, name)
+        return self.page
+
+    def close(self):
+        if self.page:
+            self.page.context.close()
+        self.name = self.page = None
+
+    def look(self, name):
+        page = self.open(name)
         tab = page.tab
         found = {"equations": tab.locator(".math").count(),
                  "unread": tab.evaluate(UNREAD), "titles": tab.evaluate(HEADINGS)}
+        if name in EXERCISES:
+            found["folded"] = tab.evaluate(FOLDED)
         tab.evaluate(UNFOLD)
         tab.wait_for_function(SETTLED)
         found["colours of code"] = tab.evaluate(ONE_OF_EACH)
         # A screen as tall as the page spares axe the scrolling.
         height = tab.evaluate("document.documentElement.scrollHeight")
-        tab.set_viewport_size({"width": 1280, "height": height})
-        found["light"] = serious(tab)
-        tab.evaluate("document.documentElement.dataset.theme = 'dark'")
-        tab.wait_for_function(SETTLED)
-        found["dark"] = serious(tab, {"runOnly": ["color-contrast"]})
+        with page.screen(1280, height):
+            found["light"] = serious(tab)
+            tab.evaluate("document.documentElement.dataset.theme = 'dark'")
+            tab.wait_for_function(SETTLED)
+            found["dark"] = serious(tab, {"runOnly": ["color-contrast"]})
         found["paper"] = tab.evaluate(
             "getComputedStyle(document.body).backgroundColor")
         found["behind"] = tab.evaluate(BEHIND)
         found["too wide"] = {}
         for width in WIDTHS:
-            tab.set_viewport_size({"width": width, "height": 740})
-            for font in FONTS:
-                tab.evaluate(SET_FONT, font)
-                tab.evaluate(DRAWN)
-                found["too wide"][width, font] = tab.evaluate(TOO_WIDE)
-        found["errors"], found["outside"] = page.errors, page.left_the_book()
-        page.context.close()
+            with page.screen(width, 740):
+                for font in FONTS:
+                    tab.evaluate(SET_FONT, font)
+                    tab.evaluate(DRAWN)
+                    found["too wide"][width, font] = tab.evaluate(TOO_WIDE)
+        tab.evaluate(SET_FONT, None)
+        tab.evaluate("document.documentElement.dataset.theme = 'light'")
+        found["errors"], found["outside"] = [*page.errors], page.left_the_book()
         return found
 
-    return look
+
+@pytest.fixture(scope="module")
+def visit(browser, html):
+    visits = Visits(browser, html)
+    yield visits
+    visits.close()
 
 
 @each_page
@@ -465,49 +515,20 @@ def test_the_first_address_leads_to_the_title_page(browser, html):
     page.context.close()
 
 
-@pytest.fixture(scope="module")
-def open_page(browser, html):
-    """Pages that tests act upon, each opened once."""
-    pages = {}
-
-    def make(name):
-        if name not in pages:
-            pages[name] = Opened(browser, html, name)
-        return pages[name]
-
-    yield make
-    for page in pages.values():
-        page.context.close()
-
-
 @pytest.mark.parametrize("name", EXERCISES)
-def test_solutions_and_hints_are_folded_until_asked_for(open_page, name):
-    page = open_page(name)
+def test_solutions_and_hints_are_folded_until_asked_for(visit, name):
+    seen = visit(name)["folded"]
     cells = nbformat.read(ROOT / f"{name}.ipynb", as_version=4).cells
     solutions = [cell for cell in cells
                  if cell.metadata.get("nbgrader", {}).get("solution")]
     hints = [cell for cell in cells if cell.cell_type == "markdown"
              and re.search(r"^:class: .*\bdropdown\b", cell.source, re.MULTILINE)]
-    folded = page.tab.locator("details", has=page.tab.locator(
-        "summary", has_text="Show a solution"))
-    boxes = page.tab.locator(".admonition.dropdown")
-    assert folded.count() == len(solutions) >= 8
-    assert boxes.count() == len(hints) >= 8
-    for i, cell in enumerate(solutions):
-        code = folded.nth(i).locator("pre")
-        assert squeezed(code.text_content()) == squeezed(cell.source)
-        assert not code.is_visible()
-        folded.nth(i).locator("summary").click()
-        assert code.is_visible()
-        folded.nth(i).locator("summary").click()
-        assert not code.is_visible()
-    for i in range(len(hints)):
-        words = boxes.nth(i).locator("p:not(.admonition-title)").first
-        button = boxes.nth(i).locator(".admonition-title, summary").first
-        assert words.inner_text().strip() or words.text_content().strip()
-        assert not words.is_visible()
-        button.click()
-        assert words.is_visible()
+    assert [squeezed(text) for text, _ in seen["solutions"]] == [
+        squeezed(cell.source) for cell in solutions]
+    assert all(states == [False, True, False] for _, states in seen["solutions"])
+    assert all(text.strip() and states == [False, True]
+               for text, states in seen["hints"])
+    assert len(solutions) >= 8 and len(seen["hints"]) == len(hints) >= 8
 
 
 # Live figures on the page --------------------------------------------------------
@@ -718,12 +739,12 @@ def test_every_live_figure_stands_in_the_book(html):
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_live_figures_work_and_equal_pytorch(open_page, html, net, arrays, name):
+def test_live_figures_work_and_equal_pytorch(visit, html, net, arrays, name):
     text = (html / f"{name}.html").read_text(encoding="utf-8")
     standing = re.findall(r'id="live-\w+" data-figure="(\w+)"', text)
     if not standing:
         return
-    page = open_page(name)
+    page = visit.open(name)
     for figure in standing:
         page.figure(figure)
         assert page.root.get_attribute("data-live") == "true"

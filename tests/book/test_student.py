@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -142,32 +143,57 @@ def test_a_region_that_would_leak_is_refused(source, message, tmp_path):
         student.write([path], tmp_path / "out")
 
 
-def grade(course, name, submissions, monkeypatch):
-    """Release the assignment, hand in and autograde; return each one's score."""
+# nbgrader takes seconds to start, so one process does what a teacher types.
+TYPED = """\
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import warm
+from nbgrader.apps import NbGraderApp
+
+warm.up()
+for command in json.loads(sys.argv[2]):
+    NbGraderApp.launch_instance(command)
+    for app in NbGraderApp.__subclasses__() + [NbGraderApp]:
+        app.clear_instance()
+"""
+
+
+def typed(course, *commands):
+    """Run nbgrader's commands in the course's folder, as from its command line."""
     pytest.importorskip("nbgrader")
     tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    monkeypatch.setenv("PATH", tools)    # nbgrader calls alembic by its name
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(course),
-           "JUPYTER_DATA_DIR": str(course / "data"), "HOME": str(course)}
+           "JUPYTER_DATA_DIR": str(course / "data"), "HOME": str(course),
+           "PATH": tools}    # nbgrader calls alembic by its name
+    done = subprocess.run(
+        [sys.executable, "-c", TYPED, ROOT / "tests", json.dumps(commands)],
+        cwd=course, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
-    def run(*command):
-        done = subprocess.run([sys.executable, "-m", "nbgrader", *command], cwd=course,
-                              env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
 
-    run("generate_assignment", name)
-    released = course / "release" / name / f"{name}.ipynb"
-    for who, make in submissions.items():
-        path = course / "submitted" / who / name / f"{name}.ipynb"
-        path.parent.mkdir(parents=True)
-        nbformat.write(make(nbformat.read(released, as_version=4)), path)
-    run("autograde", name)
+def grade(course, submissions):
+    """Release assignments, hand in, autograde; return each one's score by its name.
+
+    submissions: of each assignment what each student makes of the released notebook.
+    """
+    typed(course, *[["generate_assignment", name] for name in submissions])
+    for name, made in submissions.items():
+        for who, make in made.items():
+            path = course / "submitted" / who / name / f"{name}.ipynb"
+            path.parent.mkdir(parents=True)
+            nbformat.write(make(released(course, name)), path)
+    typed(course, *[["autograde", name] for name in submissions])
 
     from nbgrader.api import Gradebook
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}") as book:
-        marks = {who: book.find_submission(name, who) for who in submissions}
-        scores = {who: (m.score, m.max_score) for who, m in marks.items()}
-    return nbformat.read(released, as_version=4), scores
+        marks = {name: {who: book.find_submission(name, who) for who in made}
+                 for name, made in submissions.items()}
+        return {name: {who: (m.score, m.max_score) for who, m in made.items()}
+                for name, made in marks.items()}
+
+
+def released(course, name):
+    return nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
 
 
 def solved(by):
@@ -184,7 +210,7 @@ def solved(by):
 
 
 @pytest.mark.parametrize("configured", [True, False])
-def test_nbgrader_grades_right_empty_and_half(configured, tmp_path, monkeypatch):
+def test_nbgrader_grades_right_empty_and_half(configured, tmp_path):
     book = small()
     path = tmp_path / "small.ipynb"
     nbformat.write(book, path)
@@ -201,14 +227,15 @@ def test_nbgrader_grades_right_empty_and_half(configured, tmp_path, monkeypatch)
             cell.source = cell.source.replace("x.mean(dim=(2, 3))\n", "x.sum((2, 3))\n")
         return notebook
 
-    released, scores = grade(course, "small", {
+    scores = grade(course, {"small": {
         "right": solved(book), "empty": lambda notebook: notebook, "half": half,
-        "handed": lambda notebook: solved(book)(copy.deepcopy(handed_out)),
-    }, monkeypatch)
-    assert scores == {
+        "handed": lambda notebook: solved(book)(copy.deepcopy(handed_out))}})
+    assert scores["small"] == {
         "right": (5, 5), "empty": (0, 5), "half": (3, 5), "handed": (5, 5)}
-    assert "mean(" not in source_of(released) and "grade(" not in source_of(released)
-    texts = verdicts(execute(released))
+    edition = released(course, "small")
+    assert "mean(" not in source_of(edition) and "grade(" not in source_of(edition)
+    empty = nbformat.read(course / "autograded/empty/small/small.ipynb", as_version=4)
+    texts = verdicts(empty)
     assert len(texts) == 2 and all("nothing here yet." in text for text in texts)
 
 
@@ -262,7 +289,7 @@ def rewritten(old, new):
     return rewrite
 
 
-def test_grades_do_not_depend_on_the_readers_other_names(tmp_path, monkeypatch):
+def test_grades_do_not_depend_on_the_readers_other_names(tmp_path):
     book = small()
     path = tmp_path / "small.ipynb"
     nbformat.write(book, path)
@@ -280,8 +307,8 @@ def test_grades_do_not_depend_on_the_readers_other_names(tmp_path, monkeypatch):
         "misnamed": lambda nb: rewritten("def squeeze", "def sqeeze")(right(nb)),
         "lost": lambda nb: without("def squeeze")(right(nb)),
     }
-    _, scores = grade(tmp_path / "out" / "course", "small", submissions, monkeypatch)
-    assert scores == {
+    scores = grade(tmp_path / "out" / "course", {"small": submissions})
+    assert scores["small"] == {
         "shadowed": (5, 5), "own": (5, 5), "lambda": (0, 5), "unchecked": (5, 5),
         "untested": (3, 5), "twice": (5, 5), "misnamed": (3, 5), "lost": (3, 5)}
     graded = nbformat.read(
@@ -302,21 +329,31 @@ def test_each_hidden_test_stands_alone(path):
     assert [c.source for c in hidden] == [HIDDEN.format(id=id) for id in ids]
 
 
-@pytest.mark.parametrize("path", EXERCISES, ids=lambda p: p.stem)
-def test_the_exercises_are_graded(path, tmp_path, monkeypatch):
-    edition = nbformat.read(student.write([path], tmp_path)[0], as_version=4)
-    course = tmp_path / "course"
-    source = course / "source" / path.stem / path.name
-    book = nbformat.read(source, as_version=4)
-    points = sum(c.metadata.nbgrader.points for c in book.cells
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """The course of all exercises, a right and an empty submission of each graded."""
+    out = tmp_path_factory.mktemp("out")
+    student.write(EXERCISES, out)
+    sources = {path.stem: nbformat.read(
+        out / "course/source" / path.stem / path.name, 4) for path in EXERCISES}
+    scores = grade(out / "course", {
+        name: {"right": solved(book), "empty": lambda notebook: notebook}
+        for name, book in sources.items()})
+    return out, sources, scores
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXERCISES])
+def test_the_exercises_are_graded(course, name):
+    out, sources, scores = course
+    edition = nbformat.read(out / "chapters" / f"{name}.ipynb", as_version=4)
+    points = sum(c.metadata.nbgrader.points for c in sources[name].cells
                  if c.metadata.get("nbgrader", {}).get("grade"))
-    released, scores = grade(course, path.stem, {
-        "right": solved(book), "empty": lambda notebook: notebook}, monkeypatch)
     assert points >= 8
-    assert scores == {"right": (points, points), "empty": (0, points)}
+    assert scores[name] == {"right": (points, points), "empty": (0, points)}
     # What nbgrader releases is the student edition, so the empty one was a run of it.
-    assert [c.source for c in edition.cells] == [c.source for c in released.cells]
-    run = nbformat.read(course / "autograded/empty" / path.stem / path.name, 4)
+    assert [c.source for c in edition.cells] == [
+        c.source for c in released(out / "course", name).cells]
+    run = nbformat.read(out / f"course/autograded/empty/{name}/{name}.ipynb", 4)
     shown = [c for c in run.cells if c.cell_type == "code" and c.outputs]
     wrong = [c.source for c in shown if "HIDDEN" not in c.source
              and any(o.output_type == "error" for o in c.outputs)]
