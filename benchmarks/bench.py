@@ -44,7 +44,7 @@ from torch.nn import functional as F
 import cvattn
 from benchmarks import official, peers
 from cvattn import cost, weights
-from cvattn.book.experiments.grid import hardware, versions
+from cvattn.book.experiments.record import hardware, versions
 from cvattn.layers import DecoderLayer, EncoderLayer
 from cvattn.multihead import MultiHeadAttention
 
@@ -277,7 +277,8 @@ def record(found: list[dict], timm, torchvision, channels_last: bool) -> Path:
     part = path.with_suffix(".part")
     part.write_text(json.dumps({
         "command": "python -m benchmarks.bench " + " ".join(sys.argv[1:]),
-        "hardware": hardware() | {"threads": torch.get_num_threads()},
+        "hardware": hardware(torch.device("cuda" if cuda else "cpu"))
+                    | {"threads": torch.get_num_threads()},
         "versions": versions() | {"timm": timm.__version__,
                                   "torchvision": torchvision.__version__},
         "rows": found,

@@ -1,6 +1,6 @@
 """One plain training loop for classifiers: seeded, resumable, on CPU or GPU."""
 
-import os
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cvattn.book.data import to_float
+from cvattn.book.files import replacing
 
 # Pictures uint8 (N, H, W), which `data.to_float` standardises as Fashion-MNIST, and
 # labels int64 (N,).
@@ -86,10 +87,9 @@ class Checkpoint:
         """Return the run's history, with all else as it was; without a file, []."""
         if self.file is None or not Path(self.file).exists():
             return []
+        content = io.BytesIO(Path(self.file).read_bytes())
         try:
-            saved = torch.load(self.file, weights_only=True, map_location="cpu")
-        except OSError:
-            raise
+            saved = torch.load(content, weights_only=True, map_location="cpu")
         except Exception:       # which one depends on what the file holds instead
             saved = None
         wanted = {"settings", *self.parts, "order", "rng", "history"}
@@ -112,14 +112,13 @@ class Checkpoint:
         """Write all of it, or leave the file as it was."""
         if self.file is None:
             return
-        new = Path(f"{self.file}.part")
-        torch.save({
-            "settings": self.settings,
-            **{name: part.state_dict() for name, part in self.parts.items()},
-            "order": self.order.get_state(), "rng": torch.get_rng_state(),
-            "history": history,
-        }, new)
-        os.replace(new, self.file)
+        with replacing(self.file) as new:
+            torch.save({
+                "settings": self.settings,
+                **{name: part.state_dict() for name, part in self.parts.items()},
+                "order": self.order.get_state(), "rng": torch.get_rng_state(),
+                "history": history,
+            }, new)
 
 
 def fit(

@@ -1,9 +1,20 @@
-"""What the tests of experiments share: a few real pictures, and a lively network."""
+"""What the tests of experiments share: real pictures, a lively network, an executor."""
+
+from concurrent.futures import Executor, Future
 
 import torch
 from torch import nn
 
 from cvattn.book import data
+
+
+class Here(Executor):
+    """An executor that makes each call in this process, and at once."""
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
 
 
 def pictures(n, split="test"):

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import samples
@@ -13,7 +12,7 @@ import torch
 
 from cvattn import SE, cifar_resnet
 from cvattn.book import data, train
-from cvattn.book.experiments import grid
+from cvattn.book.experiments import grid, workers
 from cvattn.book.experiments import se as experiment
 
 CI = os.environ.get("CI", "").lower() == "true"
@@ -150,22 +149,6 @@ TINY = {
 }
 
 
-class Serial:
-    """A pool that does each job in this process, when its result is asked for."""
-
-    def __init__(self, workers):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def apply_async(self, function, arguments):
-        return SimpleNamespace(get=lambda: function(*arguments))
-
-
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     """The experiment with tiny settings, in this process, writing to a folder."""
@@ -177,12 +160,15 @@ def tiny(tmp_path, monkeypatch):
     for key, value in TINY.items():     # in place: it is also a default argument
         monkeypatch.setitem(experiment.SETTINGS, key, value)
     monkeypatch.setattr(grid, "RESULTS", tmp_path)
-    monkeypatch.setattr(grid, "multiprocessing", SimpleNamespace(
-        get_context=lambda kind: SimpleNamespace(Pool=Serial)))
-    monkeypatch.setattr(sys, "argv", ["se", "--workers", str(os.cpu_count() or 1),
-                                      "--folder", str(tmp_path / "runs")])
+    monkeypatch.setattr(sys, "argv", ["se", "--workers", str(workers.cores()),
+                                      "--folder", str(tmp_path / "runs"),
+                                      "--out", str(tmp_path)])
     yield tmp_path
     torch.set_num_threads(threads)
+
+
+def kept(folder):
+    return {file.name for file in folder.iterdir() if file.suffix != ".lock"}
 
 
 def untimed(results):
@@ -195,7 +181,7 @@ def untimed(results):
 def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
     from safetensors.torch import load_file
 
-    experiment.GRID.main(experiment.__doc__)
+    experiment.GRID.main(experiment.__doc__, samples.Here())
     whole = untimed(json.loads((tiny / "se.json").read_text()))
     weights = load_file(tiny / "se.safetensors")
     for file in (tiny / "se.json", tiny / "se.safetensors"):
@@ -215,12 +201,12 @@ def test_the_grid_stops_and_goes_on(tiny, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "augment", stop)
         with pytest.raises(RuntimeError, match="stopped"):
-            experiment.GRID.main(experiment.__doc__)
+            experiment.GRID.main(experiment.__doc__, samples.Here())
     assert not (tiny / "se.json").exists()
-    assert {file.name for file in (tiny / "runs").iterdir()} == {
+    assert kept(tiny / "runs") == {
         "plain-0.json", "plain-0-weights.pt", "se-0.json", "se-0.pt"}
     finished = (tiny / "runs" / "plain-0.json").stat().st_mtime_ns
-    experiment.GRID.main(experiment.__doc__)
+    experiment.GRID.main(experiment.__doc__, samples.Here())
     assert (tiny / "runs" / "plain-0.json").stat().st_mtime_ns == finished
     assert untimed(json.loads((tiny / "se.json").read_text())) == whole
     again = load_file(tiny / "se.safetensors")
@@ -260,9 +246,9 @@ def test_a_finished_run_of_other_settings_is_refused(tiny, monkeypatch, change):
     with pytest.raises(ValueError, match=r"se-1\.json was made .* delete se-1\.\* or"):
         experiment.GRID.run("se", 1, folder, 1)
     with pytest.raises(ValueError, match=r"se-1\.json was made"):
-        experiment.GRID.main(experiment.__doc__)
+        experiment.GRID.main(experiment.__doc__, samples.Here())
     weights = folder / "se-1-weights.pt"
-    assert set(folder.iterdir()) == {file, weights}, "refused before any training"
+    assert kept(folder) == {file.name, weights.name}, "refused before any training"
 
 
 def built(arm, settings=None):

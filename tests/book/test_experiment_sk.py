@@ -271,7 +271,7 @@ def test_ratios_are_sk_over_plain(monkeypatch):
 
 @pytest.mark.parametrize("write", [False, True])
 def test_the_cost_command(tmp_path, monkeypatch, capsys, write):
-    monkeypatch.setattr(sk_cost, "RESULTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sk_cost, "SHAPES", [TINY])
     monkeypatch.setattr("sys.argv", ["sk_cost", "--turns", "2"] + ["--write"] * write)
     sk_cost.main()

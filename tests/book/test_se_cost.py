@@ -55,7 +55,7 @@ def test_both_trains_whatever_came_before(block):
 
 @pytest.mark.parametrize("write", [False, True])
 def test_the_command(tmp_path, monkeypatch, capsys, write):
-    monkeypatch.setattr(se_cost, "RESULTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(se_cost, "SHAPES", [TINY])
     monkeypatch.setattr(sys, "argv", ["se_cost", "--turns", "2"] + ["--write"] * write)
     se_cost.main()

@@ -111,16 +111,18 @@ def test_a_checkpoint_of_other_settings_is_refused(pictures, tmp_path, other):
     assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["empty", "text", "cut short", "weights", "list"])
+@pytest.mark.parametrize("content", [
+    "empty", "text", "weights", "list", "25 %", "50 %", "75 %", "99 %"])
 def test_a_file_that_is_no_checkpoint_is_refused(pictures, tmp_path, content):
     file = tmp_path / "run.pt"
     if content == "weights":
         torch.save(network().state_dict(), file)
     elif content == "list":
         torch.save([1, 2], file)
-    elif content == "cut short":
+    elif content.endswith("%"):
         fit(pictures, epochs=1, checkpoint=file)
-        file.write_bytes(file.read_bytes()[:-2000])
+        whole = file.read_bytes()
+        file.write_bytes(whole[:len(whole) * int(content[:2]) // 100])
     else:
         file.write_bytes(b"" if content == "empty" else b"my own notes\n")
     before = file.read_bytes()

@@ -1,6 +1,6 @@
 """Collect the feature map that the chapter "What attention is" weighs by hand.
 
-    python -m cvattn.book.experiments.attention_figures
+    python -m cvattn.book.experiments.attention_figures --out cvattn/book/results
 
 reads results/se.safetensors and the test pictures, and writes
 results/attention_live.npz: bytes that the page shows as they are. Run
@@ -15,7 +15,7 @@ whose means differ most (standard deviation) between those pictures.
 import torch
 
 from cvattn.book import data
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.se import trained
 from cvattn.book.experiments.se_figures import first_correct
 from cvattn.resnet import ResNet
@@ -46,7 +46,5 @@ def collect(net: ResNet, images: torch.Tensor, labels: torch.Tensor) -> dict:
 
 
 if __name__ == "__main__":
-    arrays = collect(trained("se"), *data.fashion_mnist("test"))
-    write_arrays(RESULTS / "attention_live.npz", arrays)
-    print("wrote attention_live.npz:",
-          {name: list(a.shape) for name, a in arrays.items()})
+    keep_arrays("attention_live", __doc__, lambda: collect(
+        trained("se"), *data.fashion_mnist("test")))

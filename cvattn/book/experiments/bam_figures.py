@@ -1,6 +1,6 @@
 """Collect the maps that the BAM chapter draws from three trained networks.
 
-    python -m cvattn.book.experiments.bam_figures
+    python -m cvattn.book.experiments.bam_figures --out cvattn/book/results
 
 reads results/bam.safetensors and the test pictures, and writes results/bam_live.npz:
 bytes that the page shows as they are. Run `python -m cvattn.book.live shoot` after it
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cvattn.book import data, train
 from cvattn.book.experiments.bam import clutter, maps, trained
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.se_figures import SHOWN
 
 ARMS = ("sum", "product", "max")
@@ -62,6 +62,5 @@ def collect(nets: Mapping[str, nn.Module], images: Tensor, labels: Tensor) -> di
 
 
 if __name__ == "__main__":
-    arrays = collect({arm: trained(arm) for arm in ARMS}, *data.fashion_mnist("test"))
-    write_arrays(RESULTS / "bam_live.npz", arrays)
-    print("wrote bam_live.npz:", {name: list(a.shape) for name, a in arrays.items()})
+    keep_arrays("bam_live", __doc__, lambda: collect(
+        {arm: trained(arm) for arm in ARMS}, *data.fashion_mnist("test")))

@@ -1,6 +1,6 @@
 """Collect what the live figures of the CBAM chapter show from the trained network.
 
-    python -m cvattn.book.experiments.cbam_figures
+    python -m cvattn.book.experiments.cbam_figures --out cvattn/book/results
 
 reads results/cbam.safetensors and the test pictures, and writes results/cbam_live.npz:
 bytes that the page shows as they are, so that it is the same on every machine.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from cvattn.book import data
 from cvattn.book.experiments.cbam import trained
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.se_figures import first_correct
 from cvattn.cbam import ChannelAttention
 from cvattn.resnet import ResNet
@@ -103,7 +103,5 @@ def collect(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    arrays = collect(trained("pool7"), *data.fashion_mnist("test"))
-    write_arrays(RESULTS / "cbam_live.npz", arrays)
-    print("wrote cbam_live.npz:",
-          {name: list(a.shape) for name, a in arrays.items()})
+    keep_arrays("cbam_live", __doc__, lambda: collect(
+        trained("pool7"), *data.fashion_mnist("test")))

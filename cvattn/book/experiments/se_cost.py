@@ -11,13 +11,13 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cvattn import cost
-from cvattn.book.experiments.grid import RESULTS, hardware, versions, write
+from cvattn.book.experiments.record import add_out, hardware, versions, writable
+from cvattn.book.files import write
 from cvattn.resnet import Block, project
 from cvattn.se import SE
 
@@ -43,20 +43,27 @@ def quartiles(plain: nn.Module, other: nn.Module, x: Tensor,
     return out
 
 
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def ratios(shape: tuple[int, ...], turns: int) -> dict[str, list[float]]:
     """Return the quartiles of SE over plain."""
-    x = torch.randn(shape, device="cuda" if torch.cuda.is_available() else "cpu")
+    x = torch.randn(shape, device=device())
     plain, se = (bottleneck(shape[1], a).to(x.device) for a in (None, SE))
     return quartiles(plain, se, x, turns)
 
 
-def table(file: Path, title: str, shapes: Sequence[tuple[int, ...]],
+def table(name: str, title: str, shapes: Sequence[tuple[int, ...]],
           ratios: Callable[[tuple[int, ...], int], dict]) -> None:
-    """Measure and print each shape; with --write, keep the table in the file."""
+    """Measure and print each shape; with --write, keep the table."""
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--write", action="store_true")
+    add_out(parser)
     options = parser.parse_args()
+    if options.write:
+        writable(options.out)
     torch.manual_seed(0)
     rows = []
     print(f"{title}: median [quartiles]")
@@ -66,15 +73,16 @@ def table(file: Path, title: str, shapes: Sequence[tuple[int, ...]],
                           for name, q in rows[-1]["ratio"].items())
         print(f"{str(shape):20} {text}", flush=True)
     if options.write:
-        write(file, json.dumps({
-            "command": f"python -m cvattn.book.experiments.{file.stem} --write",
-            "turns": options.turns, "versions": versions(), "hardware": hardware(),
+        write(options.out / f"{name}.json", json.dumps({
+            "command": f"python -m cvattn.book.experiments.{name} --write",
+            "turns": options.turns, "versions": versions(),
+            "hardware": hardware(device()),
             "rows": rows,
         }, indent=1) + "\n")
 
 
 def main() -> None:
-    table(RESULTS / "se_cost.json", "bottleneck of ResNet-50, SE over plain", SHAPES,
+    table("se_cost", "bottleneck of ResNet-50, SE over plain", SHAPES,
           ratios)
 
 

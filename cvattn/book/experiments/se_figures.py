@@ -1,6 +1,6 @@
 """Collect what the live figures of the SE chapter show from the trained SE network.
 
-    python -m cvattn.book.experiments.se_figures
+    python -m cvattn.book.experiments.se_figures --out cvattn/book/results
 
 reads results/se.safetensors and the test pictures, and writes results/se_live.npz:
 bytes that the page shows as they are, so that it is the same on every machine.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cvattn.book import data
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.se import trained
 from cvattn.resnet import ResNet
 
@@ -92,8 +92,5 @@ def collect(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, np.ndarray
 
 
 if __name__ == "__main__":
-    images, labels = data.fashion_mnist("test")
-    arrays = collect(trained("se"), images, labels)
-    write_arrays(RESULTS / "se_live.npz", arrays)
-    print(f"wrote se_live.npz from {len(images)} test pictures:",
-          {name: list(a.shape) for name, a in arrays.items()})
+    keep_arrays("se_live", __doc__, lambda: collect(
+        trained("se"), *data.fashion_mnist("test")))

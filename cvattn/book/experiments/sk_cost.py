@@ -10,8 +10,8 @@ table shows the quartiles of the ratios. The shapes are those of SKNet-50.
 import torch
 from torch import nn
 
-from cvattn.book.experiments.grid import RESULTS
-from cvattn.book.experiments.se_cost import quartiles, table
+from cvattn.book.experiments.record import RESULTS as RESULTS
+from cvattn.book.experiments.se_cost import device, quartiles, table
 from cvattn.sk import SK
 
 SHAPES = [(8, 128, 56, 56), (8, 256, 28, 28), (8, 512, 14, 14), (8, 1024, 7, 7)]
@@ -27,12 +27,12 @@ def plain(channels: int) -> nn.Module:
 
 def ratios(shape: tuple[int, ...], turns: int) -> dict[str, list[float]]:
     """Return the quartiles of SK over plain."""
-    x = torch.randn(shape, device="cuda" if torch.cuda.is_available() else "cpu")
+    x = torch.randn(shape, device=device())
     return quartiles(plain(shape[1]).to(x.device), SK(shape[1]).to(x.device), x, turns)
 
 
 def main() -> None:
-    table(RESULTS / "sk_cost.json", "SK over the grouped 3x3", SHAPES, ratios)
+    table("sk_cost", "SK over the grouped 3x3", SHAPES, ratios)
 
 
 if __name__ == "__main__":

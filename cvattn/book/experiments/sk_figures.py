@@ -1,6 +1,6 @@
 """Collect what the live figure of the SK chapter shows from the trained SK network.
 
-    python -m cvattn.book.experiments.sk_figures
+    python -m cvattn.book.experiments.sk_figures --out cvattn/book/results
 
 reads results/sk.safetensors and the test pictures, and writes results/sk_live.npz:
 bytes that the page shows as they are. Run `python -m cvattn.book.live shoot grow` after
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from cvattn.book import data
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.se_figures import SHOWN
 from cvattn.book.experiments.sk import CANVAS, look, shrink, trained
 
@@ -55,7 +55,5 @@ def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, np.nd
 
 
 if __name__ == "__main__":
-    arrays = collect(trained("sk"), *data.fashion_mnist("test"))
-    write_arrays(RESULTS / "sk_live.npz", arrays)
-    print("wrote sk_live.npz:",
-          {name: list(a.shape) for name, a in arrays.items()})
+    keep_arrays("sk_live", __doc__, lambda: collect(
+        trained("sk"), *data.fashion_mnist("test")))

@@ -1,6 +1,6 @@
 """Collect what the live figures of the STN chapter need of a trained network.
 
-    python -m cvattn.book.experiments.stn_figures
+    python -m cvattn.book.experiments.stn_figures --out cvattn/book/results
 
 reads results/stn.safetensors and the test pictures, and writes results/stn_live.npz.
 Run `python -m cvattn.book.live shoot warp upright` after it to take the figures'
@@ -15,7 +15,7 @@ test set.
 from torch import Tensor, nn
 
 from cvattn.book import data
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.se_figures import SHOWN
 from cvattn.book.experiments.stn import trained
 from cvattn.stn import SpatialTransformer
@@ -64,6 +64,5 @@ def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict:
 
 
 if __name__ == "__main__":
-    arrays = collect(trained(ARM), *data.fashion_mnist("test"))
-    write_arrays(RESULTS / "stn_live.npz", arrays)
-    print("wrote stn_live.npz:", {name: list(a.shape) for name, a in arrays.items()})
+    keep_arrays("stn_live", __doc__, lambda: collect(
+        trained(ARM), *data.fashion_mnist("test")))

@@ -4,9 +4,10 @@
 
 Measures one attention, 8 heads of 64, one sequence, at each of LENGTHS, on one thread:
 memory and time of a forward and of a forward and backward pass, as `cvattn.cost` counts
-and times them. Writes results/transformer_cost.json.
+and times them. Writes transformer_cost.json to --out.
 """
 
+import argparse
 import dataclasses
 import json
 
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from cvattn import cost
-from cvattn.book.experiments.grid import RESULTS, hardware, versions, write
+from cvattn.book.experiments.record import add_out, hardware, versions, writable
+from cvattn.book.files import write
 from cvattn.multihead import attention, weights
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -49,12 +51,20 @@ def measured(lengths: tuple[int, ...], repeats: int) -> list[dict]:
     return rows
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_out(parser)
+    file = writable(parser.parse_args().out) / "transformer_cost.json"
     torch.set_num_threads(1)
     record = {
         "command": "python -m cvattn.book.experiments.transformer_cost",
         "heads": HEADS, "width": WIDTH, "versions": versions(),
-        "hardware": hardware() | {"threads": 1}, "rows": measured(LENGTHS, 7),
+        "hardware": hardware(torch.device("cpu")) | {"threads": 1},
+        "rows": measured(LENGTHS, 7),
     }
-    write(RESULTS / "transformer_cost.json", json.dumps(record, indent=1) + "\n")
-    print("written: transformer_cost.json")
+    write(file, json.dumps(record, indent=1) + "\n")
+    print("written:", file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Collect the small Transformer that runs in the page of its chapter.
 
-    python -m cvattn.book.experiments.transformer_figures
+    python -m cvattn.book.experiments.transformer_figures --out cvattn/book/results
 
 reads results/transformer.safetensors and writes results/transformer_live.npz: every
 number of the arm `dates-paper`, in half precision, by its name. Run `python -m
@@ -12,7 +12,7 @@ try are those of `examples`: the first dates, in unseen forms, of a fixed seed.
 import numpy as np
 from torch import nn
 
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.transformer import some_dates, split_forms, trained
 
 ARM = "dates-paper"
@@ -29,7 +29,4 @@ def examples(n: int = 4) -> list[str]:
 
 
 if __name__ == "__main__":
-    arrays = collect(trained(ARM))
-    write_arrays(RESULTS / "transformer_live.npz", arrays)
-    print(f"wrote transformer_live.npz: {sum(a.size for a in arrays.values()):,} "
-          f"numbers, {sum(a.nbytes for a in arrays.values()):,} bytes")
+    keep_arrays("transformer_live", __doc__, lambda: collect(trained(ARM)))

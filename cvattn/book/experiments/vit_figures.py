@@ -1,6 +1,6 @@
 """Collect the small ViT that runs in the page of its chapter.
 
-    python -m cvattn.book.experiments.vit_figures
+    python -m cvattn.book.experiments.vit_figures --out cvattn/book/results
 
 reads results/vit.safetensors and writes results/vit_live.npz: every number of the arm
 `vit-16384`, by its name, and the first of the 1,000 shipped test pictures of each class
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cvattn.book import data
-from cvattn.book.experiments.grid import RESULTS, write_arrays
+from cvattn.book.experiments.record import keep_arrays
 from cvattn.book.experiments.vit import trained
 
 ARM = "vit-16384"
@@ -84,7 +84,5 @@ def collect(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, np.nd
 
 
 if __name__ == "__main__":
-    arrays = collect(trained(ARM), *data.fashion_mnist("test"))
-    write_arrays(RESULTS / "vit_live.npz", arrays)
-    print(f"wrote vit_live.npz: pictures {arrays['index'].tolist()}, "
-          f"{sum(a.nbytes for a in arrays.values()):,} bytes")
+    keep_arrays("vit_live", __doc__, lambda: collect(
+        trained(ARM), *data.fashion_mnist("test")))
