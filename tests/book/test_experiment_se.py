@@ -294,7 +294,7 @@ def schema(results, settings):
 def agrees(model, results, arm, test):
     """Assert that the weights give what the file says of seed 0."""
     run = next(r for r in results["runs"] if (r["arm"], r["seed"]) == (arm, 0))
-    logits = train.evaluate(model, test)
+    logits = train.evaluate(model, test, batch_size=50)     # what a cache holds
     assert train.accuracy(logits, test[1]) == pytest.approx(run["accuracy"], abs=1e-3)
     each = [train.accuracy(logits[test[1] == c], test[1][test[1] == c])
             for c in range(10)]
@@ -304,7 +304,7 @@ def agrees(model, results, arm, test):
     assert (share * recorded).sum().item() == pytest.approx(run["accuracy"], abs=1e-9)
     if "class_share" in run:
         shares = [experiment.class_share(s, test[1])
-                  for s in experiment.gates(model, test[0])]
+                  for s in experiment.gates(model, test[0], batch_size=50)]
         assert shares == pytest.approx(run["class_share"], abs=1e-3)
 
 

@@ -49,7 +49,7 @@ def test_shipped_weights_give_the_shipped_numbers(name, arm):
         test = grid.pictures("test", grid.used(arm))
     except OSError as error:
         (pytest.fail if CI else pytest.skip)(f"no full test set: {error}")
-    logits = train.evaluate(grid.trained(arm), test)
+    logits = train.evaluate(grid.trained(arm), test, batch_size=50)
     run, = (r for r in grid.results()["runs"] if (r["arm"], r["seed"]) == (arm, 0))
     assert train.accuracy(logits, test[1]) == pytest.approx(run["accuracy"], abs=5e-4)
     for c, share in zip(test[1].unique(), run["class_accuracy"], strict=True):
