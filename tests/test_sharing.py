@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, together
+from conftest import ROOT, pytest_collection_modifyitems, together
 
 
 @pytest.mark.parametrize("one, other, same", [
@@ -24,21 +24,45 @@ def test_what_one_worker_does_together(one, other, same):
     assert (together(one) == together(other)) == same
 
 
-def collected(*options):
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q",
-         "-p", "no:cacheprovider", *options,
-         "tests/test_se.py", "tests/test_sk.py", "tests/test_contract.py"],
-        cwd=ROOT, capture_output=True, text=True)
+class Config:
+    """What the hook asks of pytest's configuration."""
+
+    def __init__(self, only):
+        self.only, self.dropped, self.hook = only, [], self
+
+    def getoption(self, name):
+        return self.only
+
+    def pytest_deselected(self, items):
+        self.dropped += items
 
 
-def test_only_keeps_what_is_named_after_the_chapter_or_its_classes():
-    every, se = (collected(*options).stdout for options in ((), ("--only", "se")))
-    assert "tests/test_sk.py" in every and "tests/test_sk.py" not in se
-    assert "tests/test_se.py" in se and "tests/test_contract.py" in se
+class Item:
+    def __init__(self, nodeid):
+        self.nodeid, self.fixturenames = nodeid, ()
+
+
+@pytest.mark.parametrize("nodeid, kept", [
+    ("tests/test_se.py::test_a", True),
+    ("tests/test_sk.py::test_a", False),
+    ("tests/test_contract.py::test_a[SE(64)]", True),
+    ("tests/test_contract.py::test_a[SK(64)]", False),
+    ("tests/book/test_check_se.py::test_a", True),
+    ("tests/book/test_book.py::test_a[chapters/se_exercises]", True),
+    ("tests/book/test_book.py::test_a[chapters/sense]", False),
+    ("chapters/se_exercises.ipynb::Cell 1", True),
+])
+def test_only_keeps_what_is_named_after_the_chapter_or_its_classes(nodeid, kept):
+    config, items = Config("se"), [Item(nodeid)]
+    pytest_collection_modifyitems(config, items)
+    assert [item.nodeid for item in items] == [nodeid] * kept
+    assert [item.nodeid for item in config.dropped] == [nodeid] * (not kept)
 
 
 def test_only_refuses_what_is_no_chapter():
-    done = collected("--only", "xx")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "--only", "xx",
+         "-p", "no:cacheprovider", "tests/test_warm.py"],
+        cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "--only must be one of attention, bam," in done.stderr + done.stdout
