@@ -583,7 +583,8 @@ class HalfAtFirst(SpatialAttention):
     """The BN before the sigmoid starts with a scale of 0: each gate is a half, and the
     first step of training moves no weight of f. Silent. Cure: no BN, as in the paper.
 
-    Seen in: Jongchan/attention-module, issue 2. `norm=True` is that code.
+    Seen in: Jongchan/attention-module, issue 2. The authors' ResNet sets this scale;
+    their module alone starts at 1.
     """
 
     def __init__(self, channels: int, **arguments: int):

@@ -90,7 +90,7 @@ RAISES |= {
                                      r"tensor b \(3\) at non-singleton dimension 3")],
 }
 ALL = SPECIMENS | CASES
-AT_THE_START = {"half at first", "Bessel's norm", "short of the edge"}
+AT_THE_START = {"half at first", "short of the edge"}     # what other weights hide
 
 
 def some(shape):
@@ -258,6 +258,12 @@ def scale_of_scores(module, x):
     return round(ratio.mean().item(), 6)
 
 
+def variance_of_the_norm(layer, x):
+    """What the last norm leaves, before its weight and bias."""
+    bare = (layer(x) - layer.norm2.bias) / layer.norm2.weight
+    return round(bare.var(-1, correction=0).mean().item(), 3)
+
+
 def identity(module, x):
     """Whether nothing moves, and whether the last column is the one before it."""
     y = module(x)
@@ -298,8 +304,7 @@ FACTS |= {
     "square only": (last_columns_matter, False, True),
     "shrinking map": (lambda m, x: axes(m.gate(x)), "BC", "BCHW"),
     "scale upside down": (scale_of_scores, 2.0, 0.5),
-    "Bessel's norm": (lambda m, x: round(m(x).var(-1, correction=0).mean().item(), 3),
-                      7 / 8, 1.0),
+    "Bessel's norm": (variance_of_the_norm, 7 / 8, 1.0),
     "short of the edge": (identity, (False, True), (True, False)),
 }
 
@@ -776,6 +781,14 @@ def test_a_scale_upside_down_equals_queries_d_times_as_long():
 def test_bessel_s_norm_is_the_layer_s_times_a_factor():
     layer, x = specimens.BesselNorm(8, eps=0.0).double(), some((2, 7, 8))
     torch.testing.assert_close(layer(x), F.layer_norm(x, (8,), eps=0) * (7 / 8) ** 0.5)
+
+
+def test_short_of_the_edge_is_hidden_by_large_weights():
+    """With them both look for the picture beyond its edge, and find mostly zeros."""
+    case = CASES["short of the edge"]
+    for make in (case.cases[0].build, case.cure):
+        y = spread(make())(some((2, 8, 5, 7)))
+        assert (y.abs() < 1e-9).double().mean() > 0.9
 
 
 def test_square_only_agrees_on_squares():
