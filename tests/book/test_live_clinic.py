@@ -36,6 +36,9 @@ def pair(id, case):
     if id == "BS4":        # the branch beside the branch that lacks its line
         right = spread(SpatialGate(8, reduction=2))
         patient.load_state_dict(right.state_dict())
+    if id == "BC5":        # beside the branch that expands its scores aright
+        scores = right.forward
+        right.forward = lambda x: scores(x).expand_as(x)
     return patient, right, ALL[id].method
 
 
