@@ -750,8 +750,8 @@ SPECIMENS = {
         "BAM", "no number of the branch is below 0", bc,
         (Case("silent", partial(NeverLowers, 8, reduction=2)),)),
     "BC5": Specimen(
-        "BAM", "RuntimeError; where H = B and W = C, the same map for every picture and "
-        "channel", bc,
+        "BAM", "RuntimeError; where H = B and W = C, one map for all pictures and "
+        "channels", bc,
         (Case("call", partial(Misaligned, 8, reduction=2)),
          Case("silent", partial(Misaligned, 8, reduction=2), (2, 8, 2, 8)))),
     "BS1": Specimen(
@@ -791,8 +791,8 @@ SPECIMENS = {
         "SK", "the weights of a channel do not sum to 1", sk,
         (Case("silent", partial(SoftmaxOverAll, 8, **small)),)),
     "SK6": Specimen(
-        "SK", "RuntimeError; where W = M C and H = B, a row has the weights of a picture, "
-        "a column those of a channel", sk,
+        "SK", "RuntimeError; where W = M C and H = B, a row has a picture's weights, and "
+        "a column a channel's", sk,
         (Case("call", partial(NoSpatialAxes, 8, **small)),
          Case("silent", partial(NoSpatialAxes, 8, **small), (2, 8, 2, 16)))),
     "SK7": Specimen(
