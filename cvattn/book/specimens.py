@@ -791,8 +791,8 @@ SPECIMENS = {
         "SK", "the weights of a channel do not sum to 1", sk,
         (Case("silent", partial(SoftmaxOverAll, 8, **small)),)),
     "SK6": Specimen(
-        "SK", "RuntimeError; where W = M C and H = B, a row has a picture's weights, and "
-        "a column a channel's", sk,
+        "SK", "RuntimeError; where W = M C and H = B, a row has a picture's weights, "
+        "and a column a channel's", sk,
         (Case("call", partial(NoSpatialAxes, 8, **small)),
          Case("silent", partial(NoSpatialAxes, 8, **small), (2, 8, 2, 16)))),
     "SK7": Specimen(
