@@ -2,10 +2,11 @@
 
 The page of snippets that this book grew from held the faults of `SPECIMENS`, each by
 its name (`"SA1"`) and with the cases in which it shows: build it, give it an x of that
-shape, and see what happens. Those of `CASES` were found in repositories that people
-use; the docstring names the public thread. Wherever it can be, a silent fault is the
-right module with one method or layer changed, so that the same weights fit both.
-Nothing here is for use.
+shape, and see what happens. The lines that the page has around a fault stand around
+the specimen's too, since they decide whether it is heard. Those of `CASES` were found
+in repositories that people use; the docstring names the public thread. Wherever it can
+be, a silent fault is the right module with one method or layer changed, so that the
+same weights fit both. Nothing here is for use.
 """
 
 import inspect
@@ -33,7 +34,8 @@ class Case:
     """One way in which a fault shows.
 
     kind: "build", it cannot be built; "call", it raises when called; "silent", it
-        runs and is wrong; "text", it does what a sentence says, which is wrong.
+        runs and is wrong; "text", it does what a sentence says, which is wrong;
+        "absent", the page lacks it, and the specimen is invented.
     build: makes the broken module.
     shape: of an x to give it.
     """
@@ -69,20 +71,24 @@ class Specimen:
 # Squeeze-and-Excitation
 
 
-class AsksView(nn.Module):
+class AsksView(SE):
     """SE1. Asks `view` for the shape; `view` makes a new one. Call. Cure: x.shape."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def gate(self, x: Tensor) -> Tensor:
         batch, channels, _, _ = x.view()                    # SE1
-        return x
+        z = x.mean(dim=(2, 3))
+        s = torch.sigmoid(self.W2(torch.relu(self.W1(z))))
+        return s.view(batch, channels, 1, 1)
 
 
-class ThreeNames(nn.Module):
+class ThreeNames(SE):
     """SE2. Three names for four axes. Call. Cure: a fourth name."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def gate(self, x: Tensor) -> Tensor:
         batch, channels, _ = x.shape                        # SE2
-        return x
+        z = x.mean(dim=(2, 3))
+        s = torch.sigmoid(self.W2(torch.relu(self.W1(z))))
+        return s.view(batch, channels, 1, 1)
 
 
 class Forgets(SE):
@@ -92,29 +98,42 @@ class Forgets(SE):
     """
 
     def gate(self, x: Tensor) -> Tensor:
+        batch, channels, _, _ = x.shape
         z = x.mean(dim=(2, 3))
         z = x.flatten(1)                                    # SE3: x, not z
-        return torch.sigmoid(self.W2(torch.relu(self.W1(z))))[:, :, None, None]
+        s = torch.sigmoid(self.W2(torch.relu(self.W1(z))))
+        return s.view(batch, channels, 1, 1)
 
 
 class WrongAxis(SE):
-    """SE4. The layers read the map and so act on its last axis. Call; silent where
-    W = C. Cure: give them z.
+    """SE4. The layers read the map and so act on its last axis. Call. Cure: give
+    them z.
+
+    Where W = C the layers say nothing; then the view raises, which wants one number
+    for each picture and channel.
     """
 
     def gate(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.W2(torch.relu(self.W1(x))))   # SE4: x, not z
+        batch, channels, _, _ = x.shape
+        z = x.mean(dim=(2, 3))
+        z = self.W2(torch.relu(self.W1(x)))                 # SE4: x, not z
+        s = torch.sigmoid(z)
+        return s.view(batch, channels, 1, 1)
 
 
 class ReadsMap(SE):
-    """SE5. The sigmoid reads x: the module is the activation SiLU. Silent. Cure:
-    carry z.
+    """SE5. The sigmoid reads x: a gate for each number. Call: the view wants one for
+    each picture and channel. Cure: carry z.
+
+    On a 1x1 map, and on no other, the view lets it pass: the module is SiLU.
     """
 
     def gate(self, x: Tensor) -> Tensor:
+        batch, channels, _, _ = x.shape
         z = x.mean(dim=(2, 3))
         z = self.W2(torch.relu(self.W1(z)))
-        return torch.sigmoid(x)                             # SE5: x, not z
+        s = torch.sigmoid(x)                                # SE5: x, not z
+        return s.view(batch, channels, 1, 1)
 
 
 class ZeroWide(nn.Module):
@@ -131,6 +150,51 @@ class ZeroWide(nn.Module):
         z = x.mean(dim=(2, 3))
         s = torch.sigmoid(self.W2(torch.relu(self.W1(z))))
         return x * s[:, :, None, None]
+
+
+class ZeroWideConvolution(nn.Module):
+    """SE6 in CBAM, where the layers are convolutions: one of no channels is built and
+    cannot be called. Call. Cure: ValueError.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16):
+        super().__init__()
+        self.W0 = nn.Conv2d(channels, channels // reduction, 1, bias=False)  # SE6
+        self.W1 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        F = [x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True)]
+        return torch.sigmoid(sum(self.W1(torch.relu(self.W0(f))) for f in F))
+
+
+class ZeroWideNorm(nn.Module):
+    """SE6 in BAM's channel branch, whose hidden layer the page passes through a
+    BatchNorm: of no numbers it has no mean. Call. Cure: ValueError.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16):
+        super().__init__()
+        self.W0 = nn.Linear(channels, channels // reduction)                # SE6
+        self.norm = nn.BatchNorm1d(channels // reduction)
+        self.W1 = nn.Linear(channels // reduction, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.norm(self.W0(x.mean(dim=(2, 3)))))
+        return self.W1(z)[:, :, None, None]
+
+
+class ZeroWideMap(nn.Module):
+    """SE6 in BAM's spatial branch, again a convolution of no channels. Call. Cure:
+    ValueError.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16):
+        super().__init__()
+        self.f0 = nn.Conv2d(channels, channels // reduction, 1)             # SE6
+        self.f3 = nn.Conv2d(channels // reduction, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f3(torch.relu(self.f0(x)))
 
 
 # CBAM
@@ -162,12 +226,16 @@ class NoKernelSize(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16):
         super().__init__()
-        self.W0 = nn.Conv2d(channels, channels // reduction, bias=False)    # CA2
+        self.W0 = nn.Conv2d(channels, channels // reduction, stride=1,
+                            bias=False)                     # CA2
 
 
 class Halves(nn.Module):
-    """CA3. Two gates and no module that multiplies x by them; chained as they stand,
-    the second reads the first gate. Silent. Cure: F' = Mc(x) * x, y = Ms(F') * F'.
+    """CA3. Two gates, and no module that multiplies x by them. Absent: the page has
+    nothing here. Cure: F' = Mc(x) * x, y = Ms(F') * F'.
+
+    What stands here is invented: the gates chained as they are, so that the second
+    reads the first.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16):
@@ -339,13 +407,13 @@ class ExpandsToItself(SpatialGate):
 
 
 class NoLastNorm(SpatialGate):
-    """BS5. The BN at the end of the branch is missing: its scale is what chance made
-    it, beside a channel branch that has one. Silent. Cure: BN.
+    """BS5. BN behind each hidden convolution, and none at the end, where the paper has
+    its only one: the scale of the branch is that of its last weights. Silent. Cure:
+    BN at the end, or say that the form is the official code's, `official=True`.
     """
 
     def __init__(self, channels: int, **arguments: int):
-        super().__init__(channels, **arguments)
-        self.norm3 = nn.Identity()                          # BS5
+        super().__init__(channels, official=True, **arguments)              # BS5
 
 
 class Branch(nn.Module):
@@ -413,18 +481,15 @@ class NoSize(nn.Module):
         self.pool = nn.AvgPool2d(WH)                        # noqa: F821  # SK2
 
 
-class NotFlattened(nn.Module):
-    """SK3. W is given s with its two empty axes, (B, C, 1, 1), and acts on the last.
-    Call; silent where the pooled map is C wide. Cure: s of shape (B, C).
+class NotFlattened(SK):
+    """SK3. W is given s with its two empty axes, (B, C, 1, 1), and acts on the last,
+    which is 1 long. Call. Cure: s of shape (B, C).
     """
 
-    def __init__(self, channels: int, *, d: int, size: int):
-        super().__init__()
-        self.pool = nn.AvgPool2d(size)
-        self.W = nn.Linear(channels, d, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.W(self.pool(x))                         # SK3
+    def select(self, U: list[Tensor]) -> Tensor:
+        s = sum(U).mean(dim=(2, 3), keepdim=True)           # SK3: (B, C, 1, 1)
+        z = torch.relu(self.bn(self.W(s)))
+        return self.A(z).unflatten(1, (len(U), -1)).softmax(1)[..., None, None]
 
 
 class BareDescriptor(SK):
@@ -488,15 +553,27 @@ class True5x5(SK):
                                  bias=False)                # SK8
 
 
-class BiasBeforeNorm(SK):
-    """SK9. Convolutions with biases that the BN behind them subtracts again. Silent.
-    Cure: bias=False.
+class Biased(SK):
+    """SK9. Biases in all layers. BN subtracts again those of the convolutions and of W;
+    those of A stay, and the paper has none. Silent. Cure: bias=False.
     """
 
     def __init__(self, channels: int, **arguments: int):
         super().__init__(channels, **arguments)
-        for branch in self.F:
-            branch[0].bias = nn.Parameter(torch.rand(channels))             # SK9
+        for layer in (self.F[0][0], self.F[1][0], self.W, self.A):
+            layer.bias = nn.Parameter(torch.rand(len(layer.weight)))        # SK9
+
+
+class WeighsChannels(SK):
+    """TX2. "The softmax weighs between channels", at its word: in each branch the
+    weights of the channels sum to 1. Text. Cure: it weighs between the branches, for
+    each channel.
+    """
+
+    def select(self, U: list[Tensor]) -> Tensor:
+        z = torch.relu(self.bn(self.W(sum(U).mean(dim=(2, 3)))))
+        a = self.A(z).unflatten(1, (len(U), -1)).softmax(2)     # TX2: over C, not M
+        return a[..., None, None]
 
 
 # Faults in repositories that people use
@@ -506,7 +583,8 @@ class HalfAtFirst(SpatialAttention):
     """The BN before the sigmoid starts with a scale of 0: each gate is a half, and the
     first step of training moves no weight of f. Silent. Cure: no BN, as in the paper.
 
-    Seen in: Jongchan/attention-module, issue 2. `norm=True` is that code.
+    Seen in: Jongchan/attention-module, issue 2. The authors' ResNet sets this scale;
+    their module alone starts at 1.
     """
 
     def __init__(self, channels: int, **arguments: int):
@@ -608,13 +686,14 @@ sk = partial(SK, 8, **small)
 SPECIMENS = {
     "CA1": Specimen(
         "CBAM", "the gate does not change with the mean", ca,
-        (Case("silent", partial(TwoMaxima, 8, reduction=2)),)),
+        (Case("silent", partial(TwoMaxima, 8, reduction=2)),), "gate"),
     "CA2": Specimen(
         "CBAM", "TypeError: kernel_size is missing", ca,
         (Case("build", partial(NoKernelSize, 8, reduction=2)),)),
     "CA3": Specimen(
-        "CBAM", "one number a picture leaves, where a map of x's shape should", cbam,
-        (Case("silent", partial(Halves, 8, reduction=2)),)),
+        "CBAM", "no module puts the halves together; chained as they stand, they leave "
+        "one number a picture", cbam,
+        (Case("absent", partial(Halves, 8, reduction=2)),)),
     "SA1": Specimen(
         "CBAM", "a batch of 2 gives one gate, twice as high; others raise", sa,
         (Case("call", partial(MaxDropsAxis, 8)),
@@ -630,23 +709,30 @@ SPECIMENS = {
         partial(SpatialAttention, 8, kernel_size=5),
         (Case("silent", lambda: without_asserts(Asserts)(8, kernel_size=5)),), "gate"),
     "SE1": Specimen(
-        "SE", "TypeError: view without a shape", se, (Case("call", AsksView),)),
+        "SE", "TypeError: view without a shape", se,
+        (Case("call", partial(AsksView, 8, reduction=2)),)),
     "SE2": Specimen(
         "SE", "ValueError: too many values to unpack", se,
-        (Case("call", ThreeNames),)),
+        (Case("call", partial(ThreeNames, 8, reduction=2)),)),
     "SE3": Specimen(
         "SE", "RuntimeError: the layer meets C H W numbers; right on 1x1 maps", se,
         (Case("call", partial(Forgets, 8, reduction=2)),)),
     "SE4": Specimen(
-        "SE", "RuntimeError; where W = C, channels that do not speak to each other",
-        se, (Case("call", partial(WrongAxis, 8, reduction=2)),
-             Case("silent", partial(WrongAxis, 8, reduction=2), (2, 8, 5, 8)))),
+        "SE", "RuntimeError: the layer meets W numbers for C; where W = C the view "
+        "after it raises", se,
+        (Case("call", partial(WrongAxis, 8, reduction=2)),
+         Case("call", partial(WrongAxis, 8, reduction=2), (2, 8, 5, 8)))),
     "SE5": Specimen(
-        "SE", "no gradient reaches a weight; the module is SiLU", se,
-        (Case("silent", partial(ReadsMap, 8, reduction=2)),)),
+        "SE", "RuntimeError: the view meets a gate for each number; on 1x1 maps it "
+        "passes, as SiLU", se,
+        (Case("call", partial(ReadsMap, 8, reduction=2)),)),
     "SE6": Specimen(
-        "SE, CBAM, BAM", "every gate is a half and there is no parameter", se,
-        (Case("silent", partial(ZeroWide, 8)),)),
+        "SE, CBAM, BAM", "SE: every gate is a half and there is no parameter; CBAM, "
+        "BAM: RuntimeError, IndexError", se,
+        (Case("call", partial(ZeroWideConvolution, 8)),
+         Case("call", partial(ZeroWideNorm, 8)),
+         Case("call", partial(ZeroWideMap, 8)),
+         Case("silent", partial(ZeroWide, 8)))),
     "SE7": Specimen(
         "SE, CBAM", '"SE is no different from channel attention": but one bright pixel '
         "and a flat map with its mean have the same gate", ca,
@@ -664,7 +750,8 @@ SPECIMENS = {
         "BAM", "no number of the branch is below 0", bc,
         (Case("silent", partial(NeverLowers, 8, reduction=2)),)),
     "BC5": Specimen(
-        "BAM", "RuntimeError; where H = B and W = C, one number a column", bc,
+        "BAM", "RuntimeError; where H = B and W = C, one map for all pictures and "
+        "channels", bc,
         (Case("call", partial(Misaligned, 8, reduction=2)),
          Case("silent", partial(Misaligned, 8, reduction=2), (2, 8, 2, 8)))),
     "BS1": Specimen(
@@ -678,7 +765,8 @@ SPECIMENS = {
         "BAM", "one channel leaves, where the line promises all", bam,
         (Case("silent", partial(ExpandsToItself, 8, reduction=2)),)),
     "BS5": Specimen(
-        "BAM", "the map grows with the scale of its last weights", bs,
+        "BAM", "the map grows with the scale of its last weights, and with nothing "
+        "else", bs,
         (Case("silent", partial(NoLastNorm, 8, reduction=2)),)),
     "BA1": Specimen(
         "BAM", "TypeError: reduction is missing", bam,
@@ -694,9 +782,8 @@ SPECIMENS = {
         "SK", "NameError: r", sk, (Case("build", partial(NoReduction, 8)),)),
     "SK2": Specimen("SK", "NameError: WH", sk, (Case("build", NoSize),)),
     "SK3": Specimen(
-        "SK", "RuntimeError; where the pooled map is C wide, z keeps two axes", sk,
-        (Case("call", partial(NotFlattened, 8, d=6, size=5), (2, 8, 5, 5)),
-         Case("silent", partial(NotFlattened, 8, d=6, size=5), (2, 8, 5, 40)))),
+        "SK", "RuntimeError: the layer meets one number for C", sk,
+        (Case("call", partial(NotFlattened, 8, **small)),)),
     "SK4": Specimen(
         "SK", "z falls below 0 and grows with the scale of W", sk,
         (Case("silent", partial(BareDescriptor, 8, **small)),)),
@@ -704,7 +791,8 @@ SPECIMENS = {
         "SK", "the weights of a channel do not sum to 1", sk,
         (Case("silent", partial(SoftmaxOverAll, 8, **small)),)),
     "SK6": Specimen(
-        "SK", "RuntimeError; where W = M C and H = B, one weight a column", sk,
+        "SK", "RuntimeError; where W = M C and H = B, a row has a picture's weights, "
+        "and a column a channel's", sk,
         (Case("call", partial(NoSpatialAxes, 8, **small)),
          Case("silent", partial(NoSpatialAxes, 8, **small), (2, 8, 2, 16)))),
     "SK7": Specimen(
@@ -714,12 +802,17 @@ SPECIMENS = {
         "SK", "25 weights where there should be 9", sk,
         (Case("silent", partial(True5x5, 8, **small)),)),
     "SK9": Specimen(
-        "SK", "parameters with a gradient of 0", sk,
-        (Case("silent", partial(BiasBeforeNorm, 8, **small)),)),
+        "SK", "more parameters than the paper has, and most of the extra ones with a "
+        "gradient of 0", sk,
+        (Case("silent", partial(Biased, 8, **small)),)),
     "TX1": Specimen(
         "CBAM", '"channel attention weighs space": then its gate would be the same for '
         "each channel", ca,
         (Case("text", partial(WeighsSpace, 8, reduction=2)),)),
+    "TX2": Specimen(
+        "SK", '"the softmax weighs between channels": then a channel\'s weights would '
+        "not sum to 1", sk,
+        (Case("text", partial(WeighsChannels, 8, **small)),)),
 }
 
 mha = partial(MultiHeadAttention, 8, num_heads=2)

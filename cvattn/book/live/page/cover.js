@@ -2,7 +2,7 @@
 
 function buildCover(root, data, say, result) {
   const { tests, ids, names, found } = data, ALL = tests.length;
-  let sizes = "trap", chosen = new Set([0]), reference = true;
+  let sizes = "trap", chosen = new Set([0]), numbers = true;
 
   const finds = (row, test) => found[sizes][row][test] === "x";
   const applies = (row, test) => found[sizes][row][test] !== "-";
@@ -15,7 +15,7 @@ function buildCover(root, data, say, result) {
     let least = Infinity, pick = null;
     for (let bits = 0; bits < 2 ** ALL; bits++) {
       const set = tests.map((_, t) => t).filter((t) => bits & (2 ** t));
-      if (set.length !== k || (!reference && set.includes(VALUE))) continue;
+      if (set.length !== k || (!numbers && set.includes(VALUE))) continue;
       const left = missed(set).length;
       if (left < least) [least, pick] = [left, set];
     }
@@ -40,7 +40,7 @@ function buildCover(root, data, say, result) {
   function render() {
     const left = missed(chosen);
     buttons.forEach((node, t) => {
-      node.disabled = !reference && t === VALUE;
+      node.disabled = !numbers && t === VALUE;
       node.setAttribute("aria-pressed", chosen.has(t));
     });
     heads.forEach((node, t) => node.classList.toggle("on", chosen.has(t)));
@@ -59,7 +59,7 @@ function buildCover(root, data, say, result) {
     count.textContent = `${left.length} of ${ids.length}`;
     counted.replaceChildren(count, " go home undetected");
     const input = control.querySelector("input");
-    input.max = reference ? ALL : ALL - 1;
+    input.max = numbers ? ALL : ALL - 1;
     input.value = control.querySelector("b").textContent = chosen.size;
     input.setAttribute("aria-valuetext", chosen.size);
     Object.assign(root.dataset, { sizes, missed: JSON.stringify(left.map((r) => ids[r])),
@@ -78,10 +78,10 @@ function buildCover(root, data, say, result) {
     render();
     tell();
   });
-  const own = button("I have a reference to compare with", () => {
-    reference = !reference;
-    own.setAttribute("aria-pressed", reference);
-    if (!reference) chosen.delete(VALUE);
+  const own = button("I have right numbers to compare with", () => {
+    numbers = !numbers;
+    own.setAttribute("aria-pressed", numbers);
+    if (!numbers) chosen.delete(VALUE);
     render();
     tell();
   }, { "aria-pressed": true });
