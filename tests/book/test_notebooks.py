@@ -4,14 +4,18 @@ nbval compares the outputs; a cell that was never executed would escape it, so
 the execution counts are demanded here.
 """
 
+import importlib
 import re
 
 import nbformat
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
+from cvattn.book import train
 from cvattn.book.check import exercises as checked
+from cvattn.book.experiments.grid import Grid
 
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if not path.stem.endswith("_exercises")]
@@ -100,7 +104,7 @@ def image_problem(notebook):
     """`plot.picture` and `plot.feature_map` refuse what is out of range."""
     for cell in code(notebook):
         if found := UNCHECKED.search(cell.source):
-            return f"{found[0]}…) shows unchecked values, plot.picture would refuse them"
+            return f"{found[0]}…) shows what plot.picture would refuse"
         for found in TO_BYTES.finditer(cell.source):
             if not found[1]:
                 return f"{found[0]} wraps what is out of range: .clamp(0, 255) first"
@@ -177,6 +181,41 @@ def test_a_chapter_ends_with_the_list_of_its_exercises(path):
     linked = set(re.findall(r"\{ref\}`(ex-[a-z]+-\d+)`", "\n".join(body)))
     assert name == "clinic" or linked >= {label for label, *_ in exercises}
     assert not any("nbgrader" in cell.metadata for cell in cells)
+
+
+def trained_on_pictures(notebook):
+    """Return the notebook's experiments whose networks `train.fit` trains."""
+    source = "\n".join(cell.source for cell in code(notebook))
+    names = re.findall(r"from cvattn\.book\.experiments import (\w+)", source)
+    modules = [importlib.import_module(f"cvattn.book.experiments.{n}") for n in names]
+    grids = [getattr(module, "GRID", None) for module in modules]
+    return [grid.name for grid in grids if isinstance(grid, Grid) and grid.fit is None]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
+def test_a_chapter_says_what_training_does_to_its_pictures(path):
+    """`train.augment` mirrors and moves them, in every experiment: a reader must know.
+
+    How far, it says itself; with which optimizer, a cell or the text.
+    """
+    notebook = read(path)
+    if not trained_on_pictures(notebook):
+        return
+    black, g = torch.zeros(500, 9, 9, dtype=torch.uint8), torch.Generator()
+    black[:, 4, 4] = 1
+    far = (train.augment(black, g.manual_seed(0)).nonzero()[:, 1:] - 4).abs().max()
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    assert re.search(r"\bmirror(s|ed)\b", prose), "mirrored"
+    far = f"({far}|{('one', 'two', 'three')[far - 1]})"
+    assert re.search(rf"\bmove[sd]?\b[^.]*\bup to {far} pixels", prose), "moved"
+    everything = "\n".join(text for cell in notebook.cells for text in texts(cell))
+    assert re.search("AdamW|SGD|momentum", everything, re.IGNORECASE), "by what"
+
+
+def test_experiments_that_train_on_pictures_are_known():
+    assert trained_on_pictures(read(ROOT / "chapters" / "vit.ipynb")) == [
+        "vit", "vit_rates"]
+    assert trained_on_pictures(read(ROOT / "chapters" / "transformer.ipynb")) == []
 
 
 def good():

@@ -227,7 +227,7 @@ def test_picture(ax):
 @pytest.mark.parametrize("low, high", [(-0.81, 1), (0, 255.0), (0, 1.01), (0, np.nan)])
 def test_a_picture_out_of_its_range_is_refused(ax, low, high):
     """Standardised pixels, grey values as floats: matplotlib would cut them off."""
-    with pytest.raises(ValueError, match=rf"image must be from 0 to 1, got .* to"):
+    with pytest.raises(ValueError, match=r"image must be from 0 to 1, got .* to"):
         plot.picture(ax, torch.tensor([[low, high]]))
     assert not ax.images
 
@@ -255,7 +255,7 @@ def test_feature_map(ax):
         assert min(zero.cmap(zero.norm(0.0))[:3]) > 0.99
         light = plot.feature_map(ax, torch.zeros(2, 3), vmax=vmax)
         assert light.cmap(light.norm(0.0)) == light.cmap(0)
-    with pytest.raises(ValueError, match=r"signed=False\) must be from 0 to 3, got -3 to 1"):
+    with pytest.raises(ValueError, match=r"signed=False\) must be .* got -3 to 1"):
         plot.feature_map(ax, torch.tensor([[-3.0, 1.0]]))
     with pytest.raises(ValueError, match=r"shape \(H, W\), got shape \(1, 2, 2\)"):
         plot.feature_map(ax, torch.ones(1, 2, 2))
