@@ -16,8 +16,8 @@ from test_notebooks import CHAPTERS, read
 
 from cvattn.book import data
 
-# What is the same in every chapter: the set's sizes, and the level of an interval.
-COMMON = {*data.FULL["train"][0][1], *data.FULL["test"][0][1], 95,
+# What is the same in every chapter: the set's sizes, and the level of intervals.
+COMMON = {*data.FULL["train"][0][1], *data.FULL["test"][0][1], 95, 0.05,
           *(n * len(data.CLASSES) for n in data.EMBEDDED_PER_CLASS.values())}
 
 # Chapter: number: where the text has it from.
