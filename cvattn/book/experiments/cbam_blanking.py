@@ -15,8 +15,9 @@ lump                        by chance, of the object's, each touching one before
 own hottest, own coldest    by heat, of the object's
 apart hottest, apart        by heat, by chance, of the object's, no two touching
 
-Chance is drawn DRAWS times. A pair in PAIRS differs in one thing, but for the first,
-TRAP; it is compared on the pictures in which both ways find six cells.
+Chance is drawn DRAWS times. The pairs in PAIRS differ in one thing, but for `hottest`
+and `scattered`, which differ in heat and in shape: with black, whose edges count, that
+is the TRAP. Each is compared on the pictures in which both ways find six cells.
 """
 
 import json
