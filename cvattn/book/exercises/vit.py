@@ -243,7 +243,7 @@ STRETCH = Exercise(
         ),
         Wrong(
             partial(stretch, mode="bicubic"),
-            "This is bicubic, as in torchvision. Here it is bilinear.",
+            "This is bicubic, as in timm and torchvision. Here it is bilinear.",
         ),
         Wrong(
             partial(stretch, mode="nearest"),
