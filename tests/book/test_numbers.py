@@ -3,8 +3,9 @@
 A number in text, caption or alt text must stand in the code or in an output of its
 section (in an output it may have more digits); one of three digits or more, one whose
 sentence says "above" or "below", and any in the summary may stand anywhere in the
-chapter. What a text has from elsewhere is listed in ELSEWHERE. Not looked at: spelt-out numbers, whole ones below 10, equations, code,
-years, and what counts sections, figures, versions or minutes.
+chapter. What a text has from elsewhere is listed in ELSEWHERE. Not looked at: spelt-out
+numbers, whole ones below 10, equations, code, years, and what counts sections, figures,
+versions or minutes.
 """
 
 import re
