@@ -63,6 +63,7 @@ ELSEWHERE = {
         "21.12": "Li et al. 2019, Table 2",
         "112": "the channels of the last SK",
         "24": "experiments/sk.py, SIDES",
+        "5.5": "a ratio of two counts, asserted where SKNet-50 is built",
         "16": "the official code",
         "0.01": "the official code",
     },
