@@ -30,7 +30,7 @@ class ChannelGate(nn.Module):
         ValueError: if channels is not a positive multiple of reduction, if x is not
             (B, channels, H, W), or if x is one picture and BN in training mode.
 
-    Differs from the paper: Eq. 3 prints no ReLU; its text has a hidden activation.
+    Differs from the paper: Eq. 3 prints no ReLU; its text has an MLP.
 
     Source: Park, Woo, Lee, Kweon, BMVC 2018, section 3; arXiv 1807.06514v2.
 

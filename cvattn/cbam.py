@@ -51,8 +51,8 @@ class ChannelAttention(nn.Module):
         self.W0 = nn.Linear(channels, channels // reduction, bias=bias)
         self.W1 = nn.Linear(channels // reduction, channels, bias=bias)
 
-    def mlp(self, F: Tensor) -> Tensor:
-        return self.W1(torch.relu(self.W0(F)))                   # (B, C)
+    def mlp(self, z: Tensor) -> Tensor:
+        return self.W1(torch.relu(self.W0(z)))                   # (B, C)
 
     def gate(self, x: Tensor) -> Tensor:
         """Return Mc, one number in (0, 1) for each picture and channel."""
@@ -118,8 +118,8 @@ class SpatialAttention(nn.Module):
             )
         Favg = x.mean(dim=1, keepdim=True)                       # (B, 1, H, W)
         Fmax = largest(x, 1)                                     # (B, 1, H, W)
-        F = torch.cat([Favg, Fmax], dim=1)                       # (B, 2, H, W)
-        return torch.sigmoid(self.norm(self.f(F)))               # (B, 1, H, W)
+        both = torch.cat([Favg, Fmax], dim=1)                    # (B, 2, H, W)
+        return torch.sigmoid(self.norm(self.f(both)))               # (B, 1, H, W)
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)                                  # (B, C, H, W)
@@ -128,11 +128,11 @@ class SpatialAttention(nn.Module):
 class CBAM(nn.Module):
     """Say what to look at, channel by channel, and then where, place by place.
 
-    F' = Mc(x) * x          (Eq. 1; Mc is Eq. 2, `ChannelAttention`)
-    y = Ms(F') * F'         (Eq. 1; Ms is Eq. 3, `SpatialAttention`)
+    x' = Mc(x) * x          (Eq. 1; Mc is Eq. 2, `ChannelAttention`)
+    y = Ms(x') * x'         (Eq. 1; Ms is Eq. 3, `SpatialAttention`)
 
     Shape:
-        x, F', y: (B, C, H, W). Mc: (B, C, 1, 1). Ms: (B, 1, H, W).
+        x, x', y: (B, C, H, W). Mc: (B, C, 1, 1). Ms: (B, 1, H, W).
 
     Args:
         channels: C, the channels of x.
@@ -164,5 +164,4 @@ class CBAM(nn.Module):
         return Mc * self.spatial.gate(Mc * x)                    # (B, C, H, W)
 
     def forward(self, x: Tensor) -> Tensor:
-        F = self.channel(x)                                      # (B, C, H, W)
-        return self.spatial(F)                                   # (B, C, H, W)
+        return self.spatial(self.channel(x))                     # (B, C, H, W)

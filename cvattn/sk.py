@@ -8,9 +8,9 @@ class SK(nn.Module):
     """Let each channel weigh branches with receptive fields of several sizes.
 
     U_m = relu(BN(F_m x)), U = sum_m U_m      (Eq. 1, split and fuse)
-    s = mean over (h, w) of U                 (Eq. 2)
-    z = relu(BN(W s)), d = max(C/r, L)        (Eqs. 3, 4)
-    a_m = exp(A_m z) / sum_n exp(A_n z)       (Eq. 5, select)
+    z = mean of U over its places             (Eq. 2, the paper's s)
+    h = BN(W z), d = max(C/r, L)              (Eqs. 3, 4, relu(h) is the paper's z)
+    a_m = exp(A_m relu(h)) / sum_n exp(A_n relu(h))           (Eq. 5, select)
     V = sum_m a_m * U_m, sum_m a_m = 1        (Eq. 6)
 
     F_m is a 3x3 convolution with dilation m + 1, m = 0, 1, …, which sees as far as
@@ -18,21 +18,21 @@ class SK(nn.Module):
 
     Shape:
         x: (B, C, H, W). V, U, U_m: (B, C, H', W'), H' = ceil(H / stride), so W'.
-        s: (B, C). z: (B, d). a: (B, M, C). W: (d, C). A: (M C, d), A_0 on top.
+        z: (B, C). h: (B, d). a: (B, M, C). W: (d, C). A: (M C, d), A_0 on top.
 
     Args:
         channels: C, the channels of x and of V.
         branches: M, how many kernels there are to choose from.
         groups: groups of each convolution; divides C.
-        reduction: r, how many times narrower z is than s; divides C.
-        minimum: L, the least width of z.
+        reduction: r, how many times narrower h is than z; divides C.
+        minimum: L, the least width of h.
         stride: stride of each convolution.
 
     Raises:
         ValueError: if branches, minimum or stride is below 1, if channels is not a
             positive multiple of groups and of reduction, if x is not
             (B, channels, H, W), or if B is 1 in training mode, where BN takes the
-            variance of z over the batch.
+            variance of W z over the batch.
 
     Differs from the paper: in nothing; the authors' models have no biases either.
 
@@ -86,9 +86,9 @@ class SK(nn.Module):
         """Return a for the maps U_m, as `weights` does for x."""
         # The mean of the sum is the sum of the means, so that U is never made. Maps
         # apart, not stacked as in timm: a third less memory was measured, less time.
-        s = sum(U_m.mean(dim=(2, 3)) for U_m in U)           # (B, C)
-        z = torch.relu(self.bn(self.W(s)))                   # (B, d)
-        a = self.A(z).unflatten(1, (len(U), -1)).softmax(1)  # (B, M, C)
+        z = sum(U_m.mean(dim=(2, 3)) for U_m in U)           # (B, C)
+        h = self.bn(self.W(z))                               # (B, d)
+        a = self.A(torch.relu(h)).unflatten(1, (len(U), -1)).softmax(1)  # (B, M, C)
         return a[..., None, None]                            # (B, M, C, 1, 1)
 
     def weights(self, x: Tensor) -> Tensor:

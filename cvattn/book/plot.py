@@ -106,18 +106,35 @@ def signed_cmap(kind: str) -> "Colormap":
 
 
 def picture(ax: "Axes", image, title: str | None = None) -> "AxesImage":
-    """A grey picture (H, W) or a colour one (H, W, 3), uint8, without ticks."""
+    """A grey picture (H, W) or a colour one (H, W, 3), without ticks.
+
+    Raises:
+        ValueError: another shape, or values that are neither uint8 nor floats from 0
+            (black) to 1 (white): they would be wrapped or cut off.
+    """
     pixels = np.asarray(image)
-    grey_or_colour = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)
-    if pixels.dtype != np.uint8 or not grey_or_colour:
+    if pixels.ndim != 2 and (pixels.ndim != 3 or pixels.shape[2] != 3):
         raise ValueError(
-            "image must be uint8 of shape (H, W) or (H, W, 3), "
-            f"got {pixels.dtype} of shape {pixels.shape}"
-        )
+            f"image must have shape (H, W) or (H, W, 3), got {pixels.shape}")
+    top = 255 if pixels.dtype == np.uint8 else 1
+    if top == 1 and pixels.dtype.kind != "f":
+        raise ValueError(f"image must be uint8 or floats, got {pixels.dtype}")
+    within(pixels, 0, top, "image")
     ax.set_axis_off()
     if title is not None:
         ax.set_title(title)
-    return ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
+    return ax.imshow(pixels, cmap="gray", vmin=0, vmax=top)
+
+
+def within(values: np.ndarray, low: float, high: float, name: str) -> None:
+    """Refuse values (NaN too) outside [low, high], which a picture would cut off.
+
+    Beyond it by a millionth of the whole is rounding.
+    """
+    slack = 1e-6 * (high - low)
+    if not (low - slack <= values.min() and values.max() <= high + slack):
+        raise ValueError(f"{name} must be from {low:.3g} to {high:.3g}, "
+                         f"got {values.min():.3g} to {values.max():.3g}")
 
 
 def feature_map(
@@ -135,15 +152,14 @@ def feature_map(
     zero and the hue is above. Returns what `colorbar` needs.
 
     Raises:
-        ValueError: another number of axes, or negative values without `signed`, which
-            would look like zeros.
+        ValueError: another number of axes, values beyond `vmax`, or negative ones
+            without `signed`, which would look like zeros.
     """
     values = np.asarray(map)
     if values.ndim != 2:
         raise ValueError(f"map must have shape (H, W), got shape {values.shape}")
-    if values.min() < 0 and not signed:
-        raise ValueError(f"map must be >= 0 unless signed=True, got {values.min():.3g}")
-    top = (float(np.abs(values).max()) if vmax is None else vmax) or 1.0
+    top = float(np.abs(values).max() if vmax is None else vmax) or 1.0
+    within(values, -top if signed else 0, top, f"map (signed={signed})")
     ax.set_axis_off()
     if signed:
         return ax.imshow(values, cmap=signed_cmap(kind), vmin=-top, vmax=top)
@@ -247,18 +263,22 @@ def boxes(
     edges: Sequence[tuple[str, str, str]],
     *,
     kinds: Mapping[str, str] | None = None,
+    shortcuts: Mapping[tuple[str, str], float] | None = None,
 ) -> None:
     """A small diagram: nodes (column, row, text) and arrows (from, to, label).
 
     `kinds` names the nodes that belong to a kind of attention and take its hue.
-    A label stands above the middle of its arrow, beside an upright one.
+    A label stands above the middle of its arrow, beside an upright one. `shortcuts`
+    are arrows (from, to) that go round what lies between, at a distance that is this
+    share of their length: on the right of their way, or on the left if negative.
 
     Raises:
         ValueError: if an arrow starts or ends at no node.
     """
     import matplotlib
 
-    lost = sorted({end for edge in edges for end in edge[:2]} - set(nodes))
+    ends = [edge[:2] for edge in edges] + list(shortcuts or {})
+    lost = sorted({end for pair in ends for end in pair} - set(nodes))
     if lost:
         raise ValueError(f"edges must join nodes, got {', '.join(lost)}")
 
@@ -272,15 +292,21 @@ def boxes(
             bbox={"boxstyle": "round,pad=0.45", "facecolor": "none",
                   "edgecolor": color, "linewidth": 1.5},
         )
-    for start, end, label in edges:
-        (x0, y0, _), (x1, y1, _) = nodes[start], nodes[end]
+
+    def arrow(start: str, end: str, **how) -> None:
         ax.annotate(
-            "", (x1, y1), xytext=(x0, y0),
+            "", nodes[end][:2], xytext=nodes[start][:2],
             arrowprops={"arrowstyle": "-|>", "color": MUTED, "linewidth": 1.5,
                         "patchA": drawn[start].get_bbox_patch(),
                         "patchB": drawn[end].get_bbox_patch(),
-                        "shrinkA": 2, "shrinkB": 2},
+                        "shrinkA": 2, "shrinkB": 2, **how},
         )
+
+    for (start, end), far in (shortcuts or {}).items():
+        arrow(start, end, connectionstyle=f"bar,fraction={far}")
+    for start, end, label in edges:
+        (x0, y0, _), (x1, y1, _) = nodes[start], nodes[end]
+        arrow(start, end)
         if label:
             beside = {"xytext": (8, 0), "ha": "left", "va": "center"}
             above = {"xytext": (0, 6), "ha": "center", "va": "bottom"}

@@ -493,7 +493,7 @@ class NotFlattened(SK):
 
 
 class BareDescriptor(SK):
-    """SK4. z = W s, without the BN and ReLU of Eq. 3. Silent. Cure: both.
+    """SK4. h = W z, without the BN and ReLU of Eq. 3. Silent. Cure: both.
 
     Seen in: pppLang/SKNet, issue 5.
     """
@@ -503,8 +503,8 @@ class BareDescriptor(SK):
         self.bn = nn.Identity()                             # SK4
 
     def select(self, U: list[Tensor]) -> Tensor:
-        z = self.W(sum(U).mean(dim=(2, 3)))                 # SK4
-        return self.A(z).unflatten(1, (len(U), -1)).softmax(1)[..., None, None]
+        h = self.W(sum(U).mean(dim=(2, 3)))                 # SK4
+        return self.A(h).unflatten(1, (len(U), -1)).softmax(1)[..., None, None]
 
 
 class SoftmaxOverAll(SK):
@@ -513,8 +513,8 @@ class SoftmaxOverAll(SK):
     """
 
     def select(self, U: list[Tensor]) -> Tensor:
-        z = torch.relu(self.bn(self.W(sum(U).mean(dim=(2, 3)))))
-        a = self.A(z).softmax(1)                            # SK5: (B, M C)
+        h = self.bn(self.W(sum(U).mean(dim=(2, 3))))
+        a = self.A(torch.relu(h)).softmax(1)                # SK5: (B, M C)
         return a.unflatten(1, (len(U), -1))[..., None, None]
 
 

@@ -1,6 +1,7 @@
 """What the tests of live figures share: a page with figures, and its numbers."""
 
 import json
+import re
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,6 +29,22 @@ def same_numbers(chapter, anew, tolerance=CLOSE):
         np.testing.assert_allclose(
             shipped[name], array, atol=tolerance, rtol=tolerance,
             err_msg=f"{name}: run cvattn.book.experiments.{chapter}_figures")
+
+
+NUMBER = re.compile(r"[-+\u2212]?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def same_state(kept, live, tolerance=2e-4):
+    """Assert that a stored picture shows what its figure does, by `pictures.state`.
+
+    The words are the same, and the numbers up to the last digit that is kept.
+    """
+    again = "take it anew: python -m cvattn.book.live shoot"
+    assert NUMBER.sub("#", kept) == NUMBER.sub("#", live), again
+    kept, live = (np.array([float(n.replace("\u2212", "-"))
+                            for n in NUMBER.findall(text)]) for text in (kept, live))
+    np.testing.assert_allclose(kept, live, rtol=tolerance, atol=tolerance,
+                               err_msg=again)
 
 
 class Tabs:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
-from pages import CLOSE, FINDINGS, PHONE, Page, html, same_numbers
+from conftest import ROOT
+from pages import CLOSE, FINDINGS, PHONE, Page, html, same_numbers, same_state
 
 from cvattn import SE, resnet50
 from cvattn.book import data, live
@@ -106,6 +107,22 @@ def test_packed_arrays_keep_their_bytes():
     np.testing.assert_array_equal(back, array)
 
 
+def test_the_readme_shows_the_figures_own_picture():
+    shown = (ROOT / "_static" / "readme-surgery.png").read_bytes()
+    assert shown == live.surgery().picture(), "copy cvattn/book/live/page/surgery.png"
+
+
+@pytest.mark.parametrize("kept, live, same", [
+    ("p \u22120.5000", "p \u22120.50003", True), ("Bag, 0.833", "Bag, 0.834", False),
+    ("Bag, 0.83", "Coat, 0.83", False), ("12 of 3", "12", False), ("", "Bag", False)])
+def test_a_picture_out_of_date_is_found(kept, live, same):
+    if same:
+        same_state(kept, live)
+    else:
+        with pytest.raises(AssertionError, match="take it anew"):
+            same_state(kept, live)
+
+
 # Data --------------------------------------------------------------------------
 
 
@@ -141,6 +158,9 @@ def test_literals_of_the_reduction_figure_are_counted():
 def test_starts_alone_and_in_copies_without_a_complaint(show, name, copies):
     page = show(*[html(name)] * copies)
     assert page.roots.count() == copies
+    if copies == 1:
+        same_state(pictures.kept_state(getattr(live, name)().picture()),
+                   pictures.state(page.root))
     for i in range(copies):
         assert page.roots.nth(i).locator("output").inner_text()
         assert page.roots.nth(i).locator(".fallback").count() == 0

@@ -4,17 +4,22 @@ nbval compares the outputs; a cell that was never executed would escape it, so
 the execution counts are demanded here.
 """
 
+import importlib
 import re
 
 import nbformat
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
+from cvattn.book import train
 from cvattn.book.check import exercises as checked
+from cvattn.book.experiments.grid import Grid
 
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if not path.stem.endswith("_exercises")]
+COUNTS = dict(enumerate("Seven Eight Nine Ten Eleven Twelve".split(), start=7))
 MOST_BYTES = 4_000_000
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 # A folder of the machine that ran it, in code, output or traceback.
@@ -89,13 +94,37 @@ def figure_problem(notebook):
                 return f"a figure without {group}.{key}: {cell.source[:70]!r}"
 
 
-PROBLEMS = [count_problem, error_problem, path_problem, width_problem, figure_problem]
+# What shows an image unasked, and what wraps numbers beyond a byte's.
+UNCHECKED = re.compile(r"\.(?:imshow|imsave|matshow|pcolor\w*|figimage|show_image)\(")
+TO_BYTES = re.compile(r"(\.clamp\(0, 255\))?\.(?:byte\(\)|(?:as)?type\(\w+\.uint8\)"
+                      r"|to\((?:dtype=)?torch\.uint8\))")
+
+
+def image_problem(notebook):
+    """`plot.picture` and `plot.feature_map` refuse what is out of range."""
+    for cell in code(notebook):
+        if found := UNCHECKED.search(cell.source):
+            return f"{found[0]}…) shows what plot.picture would refuse"
+        for found in TO_BYTES.finditer(cell.source):
+            if not found[1]:
+                return f"{found[0]} wraps what is out of range: .clamp(0, 255) first"
+
+
+PROBLEMS = [count_problem, error_problem, path_problem, width_problem, figure_problem,
+            image_problem]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.__name__)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook(path, problem):
     assert problem(read(path)) is None
+
+
+def test_the_package_shows_no_image_unchecked():
+    book = ROOT / "cvattn" / "book"
+    shows = [path.relative_to(book).as_posix() for path in book.rglob("*.py")
+             if UNCHECKED.search(path.read_text(encoding="utf-8"))]
+    assert shows == ["plot.py"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -145,9 +174,48 @@ def test_a_chapter_ends_with_the_list_of_its_exercises(path):
     for row, (label, title, level, time) in zip(rows, exercises, strict=True):
         assert row.startswith(f"| {{ref}}`{label}` | *{title}*")
         assert row.endswith(f" | {level} | {time.removesuffix(' minutes')} |")
+    count, minutes = re.search(r"\n(\w+) exercises, about (\d+) minutes", last).groups()
+    times = [time.split() for *_, time in exercises]
+    assert COUNTS[len(times)] == count
+    assert int(minutes) == sum(int(n) for n, unit in times if unit == "minutes")
     linked = set(re.findall(r"\{ref\}`(ex-[a-z]+-\d+)`", "\n".join(body)))
     assert name == "clinic" or linked >= {label for label, *_ in exercises}
     assert not any("nbgrader" in cell.metadata for cell in cells)
+
+
+def trained_on_pictures(notebook):
+    """Return the notebook's experiments whose networks `train.fit` trains."""
+    source = "\n".join(cell.source for cell in code(notebook))
+    names = re.findall(r"from cvattn\.book\.experiments import (\w+)", source)
+    modules = [importlib.import_module(f"cvattn.book.experiments.{n}") for n in names]
+    grids = [getattr(module, "GRID", None) for module in modules]
+    return [grid.name for grid in grids if isinstance(grid, Grid) and grid.fit is None]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.name)
+def test_a_chapter_says_what_training_does_to_its_pictures(path):
+    """`train.augment` mirrors and moves them, in every experiment: a reader must know.
+
+    How far, it says itself; with which optimizer, a cell or the text.
+    """
+    notebook = read(path)
+    if not trained_on_pictures(notebook):
+        return
+    black, g = torch.zeros(500, 9, 9, dtype=torch.uint8), torch.Generator()
+    black[:, 4, 4] = 1
+    far = (train.augment(black, g.manual_seed(0)).nonzero()[:, 1:] - 4).abs().max()
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    assert re.search(r"\bmirror(s|ed)\b", prose), "mirrored"
+    far = f"({far}|{('one', 'two', 'three')[far - 1]})"
+    assert re.search(rf"\bmove[sd]?\b[^.]*\bup to {far} pixels", prose), "moved"
+    everything = "\n".join(text for cell in notebook.cells for text in texts(cell))
+    assert re.search("AdamW|SGD|momentum", everything, re.IGNORECASE), "by what"
+
+
+def test_experiments_that_train_on_pictures_are_known():
+    assert trained_on_pictures(read(ROOT / "chapters" / "vit.ipynb")) == [
+        "vit", "vit_rates"]
+    assert trained_on_pictures(read(ROOT / "chapters" / "transformer.ipynb")) == []
 
 
 def good():
@@ -198,6 +266,14 @@ def spoil_caption(notebook):
     notebook.cells[2].metadata["mystnb"]["figure"]["caption"] = " "
 
 
+def spoil_image(notebook):
+    notebook.cells[2].source = "ax.imshow(x)"
+
+
+def spoil_bytes(notebook):
+    notebook.cells[2].source = "plot.picture(ax, (255 * x).round().byte())"
+
+
 def spoil_markdown(notebook):
     notebook.cells[0].source = "![](dot.png)"
 
@@ -211,6 +287,8 @@ def spoil_markdown(notebook):
     (spoil_alt, figure_problem),
     (spoil_caption, figure_problem),
     (spoil_markdown, figure_problem),
+    (spoil_image, image_problem),
+    (spoil_bytes, image_problem),
 ], ids=lambda function: function.__name__)
 def test_a_spoilt_notebook_is_caught(spoil, problem):
     notebook = good()

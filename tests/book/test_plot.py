@@ -217,9 +217,27 @@ def test_picture(ax):
         5,
         3,
     )
-    for wrong in (torch.zeros(5, 3), torch.zeros(1, 5, 7, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"uint8 of shape .* got .* of shape \("):
-            plot.picture(ax, wrong)
+    assert plot.picture(ax, torch.tensor([[0.0, 1.0]])).get_clim() == (0, 1)
+    with pytest.raises(ValueError, match=r"\(H, W\) or .*, got \(1, 5, 7\)"):
+        plot.picture(ax, torch.zeros(1, 5, 7, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="uint8 or floats, got int64"):
+        plot.picture(ax, torch.zeros(5, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("low, high", [(-0.81, 1), (0, 255.0), (0, 1.01), (0, np.nan)])
+def test_a_picture_out_of_its_range_is_refused(ax, low, high):
+    """Standardised pixels, grey values as floats: matplotlib would cut them off."""
+    with pytest.raises(ValueError, match=r"image must be from 0 to 1, got .* to"):
+        plot.picture(ax, torch.tensor([[low, high]]))
+    assert not ax.images
+
+
+@pytest.mark.parametrize("signed, values", [
+    (False, [0, 1.3]), (True, [-1.3, 0]), (True, [0, 1.3]), (False, [0, np.nan])])
+def test_a_map_beyond_its_scale_is_refused(ax, signed, values):
+    with pytest.raises(ValueError, match=rf"\(signed={signed}\) must be from .* to 1"):
+        plot.feature_map(ax, torch.tensor([values]), vmax=1, signed=signed)
+    assert not ax.images
 
 
 def test_feature_map(ax):
@@ -237,7 +255,7 @@ def test_feature_map(ax):
         assert min(zero.cmap(zero.norm(0.0))[:3]) > 0.99
         light = plot.feature_map(ax, torch.zeros(2, 3), vmax=vmax)
         assert light.cmap(light.norm(0.0)) == light.cmap(0)
-    with pytest.raises(ValueError, match="signed=True, got -3"):
+    with pytest.raises(ValueError, match=r"signed=False\) must be .* got -3 to 1"):
         plot.feature_map(ax, torch.tensor([[-3.0, 1.0]]))
     with pytest.raises(ValueError, match=r"shape \(H, W\), got shape \(1, 2, 2\)"):
         plot.feature_map(ax, torch.ones(1, 2, 2))
@@ -299,6 +317,20 @@ def test_signed_maps_are_white_at_zero_and_take_the_hue_above():
         plot.signed_cmap("colour")
 
 
+@pytest.mark.parametrize("far, side", [(0.5, 1), (-0.5, -1)])
+def test_a_shortcut_goes_round_what_lies_between(ax, far, side):
+    nodes = {"x": (0, 0, "x"), "f": (0, 1, "F"), "+": (0, 2, "add")}
+    plot.boxes(ax, nodes, [("x", "f", ""), ("f", "+", "")], shortcuts={("x", "+"): far})
+    ax.figure.draw_without_rendering()
+    *_, arrow = sorted((t.arrow_patch for t in ax.texts if t.arrow_patch),
+                       key=lambda patch: patch.get_window_extent().height)
+    middle = ax.transData.transform((0, 1))[0]
+    length = np.diff(ax.transData.transform([(0, 0), (0, 2)])[:, 1])[0]
+    box = arrow.get_window_extent()
+    outer = box.x1 if side > 0 else box.x0
+    assert outer - middle == pytest.approx(far * length, abs=3)
+
+
 def test_boxes_draws_each_node_and_arrow():
     figure, ax = plt.subplots()
     nodes = {"a": (0, 0, "in"), "b": (2, 0, "out"), "c": (2, 1, "gate")}
@@ -307,6 +339,8 @@ def test_boxes_draws_each_node_and_arrow():
     assert set(texts) == {"in", "out", "gate", "f"}
     assert texts["gate"].get_color() == plot.COLORS["space"]
     assert sum(t.arrow_patch is not None for t in ax.texts) == 2
-    with pytest.raises(ValueError, match="edges must join nodes, got z"):
-        plot.boxes(ax, nodes, [("a", "z", "")])
+    for lost in ({"edges": [("a", "z", "")]},
+                 {"edges": [], "shortcuts": {("a", "z"): 1}}):
+        with pytest.raises(ValueError, match="edges must join nodes, got z"):
+            plot.boxes(ax, nodes, **lost)
     plt.close(figure)

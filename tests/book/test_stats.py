@@ -1,11 +1,11 @@
-"""Student's t and the interval for a mean."""
+"""Student's t, the interval for a mean, and Holm's correction for many of them."""
 
 import math
 import random
 
 import pytest
 
-from cvattn.book.stats import t_cdf, t_interval, t_quantile
+from cvattn.book.stats import holm, signs, t_cdf, t_interval, t_quantile, t_test
 
 # Printed tables of Student's t (for one, NIST/SEMATECH Handbook, 1.3.6.7.2).
 TABLE = [
@@ -89,3 +89,62 @@ def test_interval_errors(values, level):
 def test_quantile_errors(p, df):
     with pytest.raises(ValueError, match=f"whole df >= 1, got p={p}, df={df}"):
         t_quantile(p, df)
+
+
+def test_t_test_by_hand():
+    """Two values: t = mean / (difference / 2), and with one degree P is an arctangent.
+
+    1 and 3: mean 2, standard error 1, t = 2.
+    """
+    assert t_test([1.0, 3.0]) == pytest.approx(1 - 2 * math.atan(2) / math.pi)
+    assert t_test([-1.0, -3.0]) == t_test([1.0, 3.0])
+    assert t_test([-1.0, 1.0]) == pytest.approx(1)
+    assert (t_test([2.0, 2.0]), t_test([0.0, 0.0])) == (0, 1)
+    assert 0 <= t_test([1.0] * 600 + [0.0] * 400) < 1e-12
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
+def test_p_is_small_exactly_when_the_interval_misses_zero(level):
+    rng = random.Random(1)
+    missed = 0
+    for _ in range(200):
+        values = [rng.gauss(0.5, 1.0) for _ in range(5)]
+        _, low, high = t_interval(values, level=level)
+        assert (t_test(values) < 1 - level) == (low > 0 or high < 0)
+        missed += low > 0 or high < 0
+    assert 0 < missed < 200
+
+
+def test_holm_by_hand():
+    """0.01 * 4; 0.015 * 3 = 0.045; 0.02 * 2 = 0.04, not below 0.045; 0.9 * 1."""
+    assert holm([0.02, 0.01, 0.9, 0.015]) == pytest.approx([0.045, 0.04, 0.9, 0.045])
+    assert holm([0.3, 0.6, 0.5]) == pytest.approx([0.9, 1, 1])      # none above 1
+    assert holm([0.04]) == [0.04] and holm([]) == []
+    assert holm([0.02, 0.02]) == [0.04, 0.04]
+
+
+@pytest.mark.parametrize("p", [[0.1, -0.1], [1.1], [float("nan")]])
+def test_holm_refuses_what_is_no_probability(p):
+    with pytest.raises(ValueError, match=r"every p must lie in \[0, 1\], got"):
+        holm(p)
+
+
+def test_signs_are_held_back_by_the_number_of_looks():
+    """1, 2, 3, 4 has p = 0.030: a sign alone, none beside another that is open."""
+    one, noise = [1.0, 2.0, 3.0, 4.0], [1.0, -1.0, 0.5, -0.4]
+    assert signs([one]) == [1] and signs([[-v for v in one]]) == [-1]
+    assert signs([one, noise]) == [0, 0]
+    assert signs([one, noise], alpha=0.1) == [1, 0]
+    with pytest.raises(ValueError, match="at least 2 values"):
+        signs([one, [1.0]])
+
+
+def test_chance_alone_seldom_makes_a_sign():
+    """Of families of eleven looks at nothing, a twentieth calls any sign."""
+    rng, trials, called, plain = random.Random(2), 400, 0, 0
+    for _ in range(trials):
+        looks = [[rng.gauss(0, 1) for _ in range(5)] for _ in range(11)]
+        called += any(signs(looks))
+        plain += any(t_test(values) <= 0.05 for values in looks)
+    assert called / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
+    assert plain / trials > 0.3

@@ -312,7 +312,7 @@ REFINE = Exercise(
         Wrong(
             lambda x, channel, spatial: channel(x) * spatial(x) * x,
             "Both gates are computed from x: this is the parallel order. The spatial "
-            "gate reads F', the map after the channel gates.",
+            "gate reads x', the map after the channel gates.",
         ),
         Wrong(
             lambda x, channel, spatial: refine(x, spatial, channel),
@@ -330,7 +330,7 @@ REFINE = Exercise(
         ),
         Wrong(
             lambda x, channel, spatial: channel(x) * x,
-            "This is F'. The spatial half is missing.",
+            "This is x'. The spatial half is missing.",
         ),
         Wrong(
             lambda x, channel, spatial: spatial(x) * x,
@@ -338,12 +338,12 @@ REFINE = Exercise(
         ),
         Wrong(
             lambda x, channel, spatial: spatial(channel(x) * x) * x,
-            "The spatial gate is right, but it multiplies x instead of F': the channel "
+            "The spatial gate is right, but it multiplies x instead of x': the channel "
             "gates are lost.",
         ),
         Wrong(
             lambda x, channel, spatial: spatial(channel(x) * x),
-            "This is the gate M_s. It has to be multiplied with F'.",
+            "This is the gate M_s. It has to be multiplied with x'.",
         ),
         Wrong(
             lambda x, channel, spatial: x + refine(x, channel, spatial),
@@ -527,7 +527,7 @@ SEES = Exercise(
     wrong=(
         Wrong(
             lambda layers, k: sees(layers, 1),
-            "This is what one pixel of F' sees. The kernel of the gate itself comes on "
+            "This is what one pixel of x' sees. The kernel of the gate itself comes on "
             "top.",
         ),
         Wrong(

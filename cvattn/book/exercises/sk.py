@@ -141,12 +141,12 @@ COUNT = Exercise(
         ),
         Wrong(
             lambda *n: count(*n, inner=0),
-            "The BatchNorm of z is missing: a factor and an offset for each of its d "
+            "The BatchNorm of h is missing: a factor and an offset for each of its d "
             "numbers.",
         ),
         Wrong(
             lambda *n: count(*n, norm=0, inner=0),
-            "All BatchNorms are missing: the branches' (2 C each) and that of z (2 d).",
+            "All BatchNorms are missing: the branches' (2 C each) and that of h (2 d).",
         ),
         Wrong(
             lambda *n: count(*n, norm=4, inner=4),
@@ -284,15 +284,15 @@ CHOOSE = Exercise(
 
 # sk-4: larger_share -------------------------------------------------------------
 
-def larger_share(z, A):
-    return torch.sigmoid(z @ (A[1] - A[0]).T)
+def larger_share(hidden, A):
+    return torch.sigmoid(hidden @ (A[1] - A[0]).T)
 
 
 LARGER_SHARE = Exercise(
     name="larger_share",
     reference=larger_share,
     right="With two branches one matrix, A_1 - A_0, would do all that the two do.",
-    given="z A",
+    given="hidden A",
     axes="BC",
     cases=lambda: [(rand(3, 4, seed=21), rand(2, 5, 4, seed=22)),
                    (rand(2, 5, seed=23), rand(2, 5, 5, seed=24))],
@@ -346,8 +346,8 @@ LARGER_SHARE = Exercise(
         Wrong(
             lambda z, A: torch.sigmoid(z @ (A[1] - A[0])) if A.shape[1] == A.shape[2]
             else torch.sigmoid(z @ (A[1] - A[0]).T).T,
-            "The matrix is the wrong way round. A_m is (C, d) and each row of z has d "
-            "numbers: z @ A_m.T.",
+            "The matrix is the wrong way round. A_m is (C, d) and each row of hidden "
+            "has d numbers: hidden @ A_m.T.",
         ),
     ),
 )

@@ -1,7 +1,9 @@
 """Draw live figures in a browser: the pictures that stand where no script runs."""
 
 import io
+import json
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +30,33 @@ def chromium(playwright) -> str | None:
     return own if Path(own).exists() else None
 
 
+def state(figure) -> str:
+    """Return what a figure in a page (Playwright's Locator) shows: words and numbers.
+
+    The text, what its sliders say, and the data behind its canvases, as JSON.
+    """
+    shown = figure.evaluate("""root => ({
+      text: root.innerText.split(/\\s+/).join(" "),
+      says: [...root.querySelectorAll("[aria-valuetext]")].map(
+        e => e.getAttribute("aria-valuetext")),
+      data: {...root.dataset},
+    })""")
+    return re.sub(r"-?\d+\.\d{5,}(?:e-?\d+)?", lambda number: f"{float(number[0]):.4f}",
+                  json.dumps(shown, sort_keys=True, ensure_ascii=False))
+
+
+def kept_state(picture: bytes) -> str:
+    """Return the `state` of the figure that a fallback picture shows, if it has one."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(picture)).info.get("state", "")
+
+
 def shoot(folder: Path, names: Sequence[str] = ()) -> None:
     """Draw these figures, or all, in Chromium; keep each picture in 64 colours.
+
+    A picture carries its figure's `state`, so that a test can see when it is out of
+    date.
 
     Raises:
         ValueError: before any is drawn, if there is no figure of a name.
@@ -37,7 +64,7 @@ def shoot(folder: Path, names: Sequence[str] = ()) -> None:
     known = {make.__name__: make for make in FIGURES}
     if unknown := set(names) - known.keys():
         raise ValueError(f"no figure named {sorted(unknown)}; there are {list(known)}")
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
@@ -48,12 +75,15 @@ def shoot(folder: Path, names: Sequence[str] = ()) -> None:
             tab = browser.new_page(viewport={"width": 760, "height": 900},
                                    device_scale_factor=1.5)
             tab.set_content(page(figure.html(picture=b"")))
-            taken = tab.locator(".cvattn-live").screenshot(animations="disabled")
+            root = tab.locator(".cvattn-live")
+            taken = root.screenshot(animations="disabled")
+            words = PngImagePlugin.PngInfo()
+            words.add_itxt("state", state(root), zip=True)
             image = Image.open(io.BytesIO(taken)).convert("RGB")
             path = folder / f"{figure.name}.png"
             part = path.with_suffix(".part")
-            image.quantize(64, dither=Image.Dither.NONE).save(part, "PNG",
-                                                              optimize=True)
+            image.quantize(64, dither=Image.Dither.NONE).save(
+                part, "PNG", optimize=True, pnginfo=words)
             os.replace(part, path)
             print(f"{path.name}: {image.size}, {path.stat().st_size:,} bytes")
         browser.close()
