@@ -273,12 +273,14 @@ def test_a_channels_answer_is_how_far_its_own_gate_moves():
 
 def test_the_widest_gates_differ_over_places_not_over_pictures():
     apart = torch.linspace(0, 1, 4)[:, None, None].expand(4, 3, 5)
-    rows = torch.tensor([0.4, 0.5, 0.6])[None, :, None].expand(4, 3, 5)
-    one = rows.clone()
+    rim = torch.tensor([0.0, 0.9, 0.0])[None, :, None].expand(4, 3, 5)
+    rows = torch.tensor([-0.1, 0.0, 0.1])[None, :, None].expand(4, 3, 5)
+    each = 0.5 + rows * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]
+    one = each.clone()
     one[1:] = 0.5               # one picture alone
-    assert cbam_figures.widest([apart, one, rows]) == 2
-    assert cbam_figures.widest([rows, one, apart]) == 0
-    assert cbam_figures.widest([apart, one, apart]) == 1
+    assert cbam_figures.widest([apart, one, each]) == 2
+    assert cbam_figures.widest([each, one, apart]) == 0
+    assert cbam_figures.widest([apart, one, rim]) == 1, "the same in every picture"
 
 
 # What the chapter writes out.

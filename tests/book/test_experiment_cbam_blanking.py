@@ -106,8 +106,8 @@ def test_a_picture_without_room_is_left_with_fewer():
     assert choose(score, two).sum() == 2
     assert choose(score, two, blanking.apart).sum() == 1
     assert choose(score, two & False).sum() == 0
-    assert not blanking.complete([two]) and blanking.complete(
-        [choose(score, ~two)] * 2)
+    full = choose(score, ~two)
+    assert blanking.complete([full, full]) and not blanking.complete([full, two])
 
 
 def test_black_and_blur(shown, chosen):

@@ -14,7 +14,8 @@ pictures    of each class in se_figures.SHOWN, the first test picture that the n
 channels    of the last block: the SHOWN_CHANNELS channels whose own gate moves most
             (mean over those pictures) when their largest pixel rises by RISE
 maps        of the block whose spatial gate differs most between the places of a picture
-            (standard deviation over places, mean over all test pictures)
+            (standard deviation over places of the gates less their mean over pictures,
+            which is what the border makes; mean over all test pictures)
 """
 
 
@@ -66,8 +67,12 @@ def answers(channel: ChannelAttention, u: Tensor) -> Tensor:
 
 
 def widest(gates: list[Tensor]) -> int:
-    """Return which of the gates, each (N, H, W), differ most over the places."""
-    return int(torch.stack([g.flatten(1).std(1).mean() for g in gates]).argmax())
+    """Return which of the gates, each (N, H, W), differ most over the places.
+
+    Their mean over pictures is taken off: it holds what padding does at the border.
+    """
+    own = [(g - g.mean(0)).flatten(1) for g in gates]
+    return int(torch.stack([g.std(1).mean() for g in own]).argmax())
 
 
 def collect(net: ResNet, images: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
