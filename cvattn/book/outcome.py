@@ -29,6 +29,7 @@ from cvattn.book.exercises.exercise import REFUSED, Exercise, Says
 
 LONGEST = 200    # characters of an exception's message or a line that are quoted
 MOST = 10_000    # entries of a list that are looked at
+MANY = 10**7     # numbers of a tensor that are looked at
 PLAIN = (type(None), type(...), bool, int, float, complex, str)
 
 # What an exercise can ask to be left, and the calls and operations that give it away.
@@ -53,7 +54,7 @@ MODULE = (
     "changes the module that it was given: its weights, its statistics, its mode or "
     "its gradients. Leave it as it came, or work on copy.deepcopy(module).")
 DEFAULTS = (
-    "changes torch's default {}, for all the code that runs after it. Say it where it "
+    "changes torch's {}, for all the code that runs after it. Say it where it "
     "is needed instead: torch.zeros(3, dtype=...), with torch.no_grad(): ...")
 
 PATHS = sysconfig.get_paths()
@@ -175,7 +176,7 @@ def outcome(task: Exercise, answer: Callable, args: tuple, before: tuple) -> Out
         finally:
             harm = defaults_changed()
         if task.judge and value is not None and value is not ...:
-            judge(task, on_cpu(value))
+            judge(task, plain(value, lenient=True))
         harm = harm or next(filter(None, map(input_changed, args, before)), "")
         own = run is answer or value is watched.returned
         return Outcome(before, plain(value), harm=harm, used=watched.used(), own=own)
@@ -252,10 +253,10 @@ def judge(task: Exercise, value: object) -> None:
     try:
         said = task.judge(value)
     except OverflowError:
-        said = (f"{task.name} returned {describe(plain(value))} with a number in it "
+        said = (f"{task.name} returned {describe(value)} with a number in it "
                 "that is too large to be compared.")
     except Exception:
-        said = (f"{task.name} returned {describe(plain(value))}, which does not have "
+        said = (f"{task.name} returned {describe(value)}, which does not have "
                 "the form that the exercise asks for. Compare it with the stub.")
     if said is not None:
         raise Says(said)
@@ -264,8 +265,8 @@ def judge(task: Exercise, value: object) -> None:
 def defaults_changed() -> str:
     """Put torch's defaults back, and return what is wrong with changing them."""
     changed = [word for word, now, plain in (
-        ("dtype", torch.get_default_dtype(), torch.float32),
-        ("device", torch.get_default_device(), torch.device("cpu")),
+        ("default dtype", torch.get_default_dtype(), torch.float32),
+        ("default device", torch.get_default_device(), torch.device("cpu")),
         ("grad mode", torch.is_grad_enabled(), True),
     ) if now != plain]
     torch.set_default_dtype(torch.float32)
@@ -307,35 +308,42 @@ def equal(a: Tensor, b: Tensor) -> bool:
 # Plain data --------------------------------------------------------------------
 
 
-def plain(value: object) -> object:
-    """Return tensors detached and on the CPU, and anything odd as a word for it."""
+def plain(value: object, *, lenient: bool = False) -> object:
+    """Return tensors detached and on the CPU, and anything odd as a word for it.
+
+    lenient: take subclasses of tuple and list, and NumPy's numbers, for Python's.
+    """
     try:
         if isinstance(value, Tensor):
             value = on_cpu(value)
+            if value.numel() > MANY:
+                return Odd(f"tensor of shape {shape(value)}", "")
             if type(value) is Tensor or strange(value):
                 return value
             return Odd(f"tensor of the type {kind(value)}", "")
+        if lenient and isinstance(value, (np.generic, np.ndarray)) and (
+                value.size <= MOST):
+            return value.tolist()
         if type(value) in PLAIN:
             return value
-        if type(value) in (tuple, list) and len(value) <= MOST:
-            return type(value)(plain(v) for v in value)
-        if type(value) is dict and len(value) <= MOST:
-            return {plain(k): plain(v) for k, v in value.items()}
-    except Exception:    # a list that contains itself, a tensor that refuses
+        if isinstance(value, dict) and len(value) <= MOST:
+            return {k: plain(v, lenient=lenient) for k, v in value.items()
+                    if type(k) in PLAIN or isinstance(k, np.integer)}
+        for sequence in (tuple, list):
+            if type(value) is sequence or lenient and isinstance(value, sequence):
+                if len(value) <= MOST:
+                    return sequence(plain(v, lenient=lenient) for v in value)
+    except Exception:    # a list that contains itself, an object that refuses
         pass
     return Odd(kind(value), printed(value))
 
 
-def on_cpu(value: object) -> object:
-    """Return tensors, alone or in a tuple, detached and on the CPU if that can be."""
-    if type(value) is tuple:
-        return tuple(on_cpu(v) for v in value)
-    if not isinstance(value, Tensor):
-        return value
+def on_cpu(x: Tensor) -> Tensor:
+    """Return a tensor detached and on the CPU, if that can be."""
     try:
-        return value.detach().cpu()
+        return x.detach().cpu()
     except Exception:    # a meta tensor has no values to bring
-        return value
+        return x
 
 
 def strange(x: Tensor) -> str:
@@ -366,7 +374,7 @@ def describe(value: object) -> str:
 
 def printed(value: object) -> str:
     """Return a value as text, cut at 40 characters."""
-    if isinstance(value, Odd):
+    if type(value) is Odd:
         return value.text
     try:
         text = " ".join(str(value).split())
@@ -405,7 +413,9 @@ def first_line(error: BaseException) -> str:
     """Return an exception's message, or '' if it has none that can be printed."""
     try:
         text = str(error)[:10 * LONGEST].strip()
-    except Exception:
+    except guard.TimeUp:
+        raise
+    except BaseException:
         return ""
     first = cut((text.splitlines() or [""])[0], LONGEST)
     return re.sub(r"0x[0-9a-f]+", "0x...", re.sub(r"[\w.]+\.<locals>\.", "", first))
