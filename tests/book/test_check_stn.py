@@ -129,7 +129,7 @@ def test_no_place_is_a_pixel_centre():
     (lambda features: layer(features).requires_grad_(False), "cannot learn"),
     (lambda features: without_parameter(layer(features)), "cannot learn"),
     (lambda features: layer(features).double(), "is torch.float64"),
-    (lambda features: nudged(layer(features)), "should return (1.0, 0.0, 0.0"),
+    (lambda features: nudged(layer(features)), "should give (1.0, 0.0, 0.0"),
 ])
 def test_what_is_no_regressor_is_told(answer, told):
     assert told in flat(check("stn-9", answer))
