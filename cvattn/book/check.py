@@ -160,13 +160,17 @@ def review(task: Exercise, answer: object) -> str | None:
             "calling it."
         )
     got = outcomes(task, answer if callable(answer) else lambda: answer, guard.LIMIT)
+    if got[0].blank and (got[0].error or got[0].value is ... or is_stub(answer)):
+        return BLANK
+    return compared(task, got)
+
+
+def compared(task: Exercise, got: list[Outcome]) -> str | None:
+    """Return None if an answer did right in every case, else what to tell."""
     wanted = wanted_of(task)
-    if got[0].blank:
-        if got[0].error or got[0].value is ... or is_stub(answer):
-            return BLANK
-        return f"{called(task, got[0].args)} returned None. {RETURN}"
     if task.judge:
-        return told(task, got[0], wanted[0]) if got[0].error else None
+        right = got[0].error is None and got[0].value is not None
+        return None if right else told(task, got[0], wanted[0])
     bad = [i for i, o in enumerate(got) if not o.same(wanted[i], task.rtol)]
     if not bad:
         return next((used(task, o) for o in got if o.used), None)
@@ -252,8 +256,8 @@ def difference(task: Exercise, got: Outcome, want: Outcome) -> str:
         return f"{call} returns the right values, but {got.harm}"
     if refused(want):
         return f"{call} returned {describe(a)}, and should raise a ValueError."
-    if refused(got):
-        return f"{call} raised a ValueError, and should return {describe(b)}."
+    if a is None:
+        return f"{call} returned None. {RETURN}"
     if not want.own and not isinstance(b, dict):
         if isinstance(b, Tensor) or type(a) is not type(b):
             return f"{call}: what follows from the result is not what should follow."
@@ -264,9 +268,9 @@ def difference(task: Exercise, got: Outcome, want: Outcome) -> str:
         return f"{call} returned {describe(a)}, {FORM}"
     right = [part for part in b if close(a[part], b[part], task.rtol)]
     part = next(part for part in b if part not in right)
-    good = f"{' and '.join(right)} right, but " if right else ""
-    fault = off(task, got.args, a[part], b[part], "has", "have")
-    return f"{call}: {good}{part} {fault}"
+    good = f"{' and '.join(right)}: right. " if right else ""
+    fault = off(task, got.args, a[part], b[part], "is", "be")
+    return f"{call}. {good}{part[0].upper()}{part[1:]} {fault}"
 
 
 def misfit(task: Exercise, got: Outcome, want: Outcome) -> str:
@@ -282,16 +286,17 @@ def off(task: Exercise, args: tuple, a: object, b: object, did="returned",
 
     The sentence is to follow the words for what a is.
     """
+    of = "of " if did == "is" else ""
     if isinstance(b, Tensor) and incomparable(a):
         return f"{did} {describe(a)}, which cannot be compared. {VALUES}"
     if type(a) is not type(b):
-        extra = " Divide whole numbers with //." if isinstance(a, float) else ""
-        extra = f" {RETURN}" if a is None else extra
+        whole = isinstance(a, float) and isinstance(b, int)
+        extra = " Divide whole numbers with //." if whole else ""
         return f"{did} {describe(a)}, and should be {describe(b)}.{extra}"
     if not isinstance(b, Tensor):
         return f"{did} {printed(a)}, and should {should} {cut(str(b), 200)}."
     if a.shape != b.shape:
-        return (f"{did} shape {shape(a)}, and should {should} {shape(b)}"
+        return (f"{did} {of}shape {shape(a)}, and should {should} {of}{shape(b)}"
                 f"{axes(task.axes, b)}.")
     if a.dtype != b.dtype:
         own = any(isinstance(x, Tensor) and x.dtype == b.dtype for x in args)

@@ -237,10 +237,17 @@ class Operations(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         self.seen |= {func.overloadpacket.__name__, str(func).removeprefix("aten.")}
         for t in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(t, Tensor) and (
-                    t.untyped_storage().nbytes() > self.room * t.element_size()):
+            if isinstance(t, Tensor) and stored(t) > self.room:
                 self.seen.add("room")
         return out
+
+
+def stored(t: Tensor) -> float:
+    """Return how many numbers a tensor holds; a view of few, however large, few."""
+    try:
+        return t.untyped_storage().nbytes() / t.element_size()
+    except NotImplementedError:    # sparse
+        return t.numel()
 
 
 def judge(task: Exercise, value: object) -> None:
@@ -368,6 +375,8 @@ def describe(value: object) -> str:
         return REFUSED
     if isinstance(value, (bool, int, float)):
         return f"the {type(value).__name__} {printed(value)}"
+    if isinstance(value, str):
+        return f"the str {cut(repr(value), 40)}"
     word = value.kind if isinstance(value, Odd) else type(value).__name__
     return f"{'an' if word[0] in 'aeiouAEIOU' else 'a'} {word}"
 
