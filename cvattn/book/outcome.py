@@ -38,6 +38,8 @@ WAYS = {
                 "_scaled_dot_product_flash_attention_for_cpu"},
     "exp": {"exp", "exp2", "expm1", "logsumexp", "logaddexp", "pow.Scalar"},
     "autograd": {"backward", "grad", "_make_dual"},
+    "grid_sample": {"grid_sample", "grid_sampler", "grid_sampler_2d"},
+    "sigmoid": {"sigmoid"},
 }
 
 VALUES = (
