@@ -179,10 +179,13 @@ def outcome(task: Exercise, answer: Callable, args: tuple, before: tuple) -> Out
             harm = defaults_changed()
         if task.judge and value is not None and value is not ...:
             judge(task, plain(value, lenient=True))
-        harm = harm or next(filter(None, map(input_changed, args, before)), "")
+        harm = harm or inputs_changed(args, before)
         own = run is answer or value is watched.returned
         return Outcome(before, plain(value), harm=harm, used=watched.used(), own=own)
     except BaseException as error:
+        harm = inputs_changed(args, before)
+        if isinstance(error, Says) and harm:    # and so the exercise read other numbers
+            error = Says(f"{task.name} {harm}")
         if isinstance(error, ValueError) and watched.inside and task.refuses(*args):
             return Outcome(before, REFUSED, own=False)
         return Outcome(before, plain(watched.returned),
@@ -284,6 +287,10 @@ def defaults_changed() -> str:
     return DEFAULTS.format(" and ".join(changed)) if changed else ""
 
 
+def inputs_changed(args: tuple, before: tuple) -> str:
+    return next(filter(None, map(input_changed, args, before)), "")
+
+
 def input_changed(a: object, b: object) -> str:
     """Return what is wrong with what was done to an input a, which was as b is."""
     if isinstance(b, Tensor):
@@ -297,7 +304,7 @@ def input_changed(a: object, b: object) -> str:
     if type(b) in (list, tuple):
         if len(a) != len(b):
             return IN_PLACE
-        return next(filter(None, map(input_changed, a, b)), "")
+        return inputs_changed(a, b)
     return IN_PLACE if type(b) in PLAIN and a != b else ""
 
 

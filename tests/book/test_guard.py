@@ -210,11 +210,14 @@ VALUES = {
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("value", VALUES)
-def test_whatever_is_returned_gets_a_short_verdict(key, value):
-    for answer in (VALUES[value], lambda *args: VALUES[value]):
-        verdict = check(key, answer)
-        assert not verdict and len(str(verdict)) < 700, str(verdict)
+def test_whatever_is_returned_gets_a_short_verdict(key):
+    for name, value in VALUES.items():
+        answers = [lambda *args, value=value: value]
+        if EXERCISES[key].judge:
+            answers.append(value)
+        for answer in answers:
+            verdict = check(key, answer)
+            assert not verdict and len(str(verdict)) < 700, f"{name}: {verdict}"
 
 
 # What is left behind --------------------------------------------------------------
