@@ -1,12 +1,14 @@
 """The exercises of the chapter on SE: other right answers, and near misses."""
 
+import time
+
 import pytest
 import torch
 from test_check import flat
 from torch import nn
 from torch.nn import functional as F
 
-from cvattn.book import check
+from cvattn.book import check, guard
 from cvattn.book.exercises.se import EXERCISES, Repaired
 
 
@@ -93,3 +95,15 @@ def with_gate(s):
 def test_what_a_student_may_also_try_is_wrong_and_told(key, answer, told):
     verdict = check(key, answer)
     assert not verdict and told in flat(verdict)
+
+
+def test_a_project_may_take_longer_than_an_answer(monkeypatch):
+    report = EXERCISES["se-10"].reference()
+
+    def slow(*args):
+        time.sleep(0.6)
+        return report
+
+    monkeypatch.setattr(guard, "LIMIT", 0.2)
+    assert check("se-10", slow)
+    assert "did not come to an end within 0.2 seconds" in flat(check("se-1", slow))

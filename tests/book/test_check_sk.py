@@ -76,8 +76,8 @@ def test_one_sigmoid_is_the_softmax():
 def test_every_answer_comes_and_every_trap_is_one():
     words = [competes(p) for (p,) in EXERCISES["sk-5"].cases()]
     assert words == ["branch", "channel", "batch", "all", "none", "none", "none",
-                     "branch", "all", "none", "branch", "channel", "none", "channel", "none",
-                     "none"]
+                     "branch", "all", "none", "branch", "channel", "none", "channel",
+                     "none", "none"]
     p = EXERCISES["sk-5"].cases()[7][0]
     assert (p.sum(1) != 1).any(), "rounding, or == would do"
     assert over_all(p).sum((1, 2)).sub(1).abs().max() < 1e-4
@@ -150,8 +150,9 @@ def by_exp(z, A):
     ("sk-1", lambda U: U.mean(1).sum((2, 3)), "are off"),
     ("sk-2", lambda C, M, G, r, L: M * (9 * C * (C // G) + 2 * C) + 2 * (
         C * max(C // r, L)), "should return 22080"),
-    ("sk-3", lambda scores, U: (scores.exp().view(U.shape[:3])[..., None, None] * U).sum(
-        1) / scores.exp().view(U.shape[:3]).sum(1)[..., None, None],
+    ("sk-3", lambda scores, U: (
+        scores.exp().view(U.shape[:3])[..., None, None] * U
+    ).sum(1) / scores.exp().view(U.shape[:3]).sum(1)[..., None, None],
      "exp overflows"),
     ("sk-3", lambda scores, U: (scores.view(U.shape[:3]).softmax(1)[..., None, None]
                                 * U).mean(1), "divided by M"),
