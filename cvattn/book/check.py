@@ -159,7 +159,9 @@ def review(task: Exercise, answer: object) -> str | None:
             f"{describe(guarded(lambda: plain(answer)))}. Give the name alone, without "
             "calling it."
         )
-    got = outcomes(task, answer if callable(answer) else lambda: answer, guard.LIMIT)
+    wanted_of(task)    # what torch imports for it would count as the answer's time
+    got = outcomes(task, answer if callable(answer) else lambda: answer,
+                   task.seconds or guard.LIMIT)
     if got[0].blank and (got[0].error or got[0].value is ... or is_stub(answer)):
         return BLANK
     return compared(task, got)
@@ -233,7 +235,8 @@ def told(task: Exercise, got: Outcome, want: Outcome) -> str:
         return error.said
     if ended(got):
         return (
-            f"{call} did not come to an end within {guard.LIMIT:g} seconds. Look for a "
+            f"{call} did not come to an end within "
+            f"{task.seconds or guard.LIMIT:g} seconds. Look for a "
             "loop whose end never comes, or for far more work than is asked for."
         )
     if not error.inside:

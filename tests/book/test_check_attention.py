@@ -114,7 +114,8 @@ def rounded(a, top):
     return float(f"{temperature(a, top):.4g}")
 
 
-@pytest.mark.parametrize("answer", [rounded, lambda a, top: torch.tensor(rounded(a, top))])
+@pytest.mark.parametrize(
+    "answer", [rounded, lambda a, top: torch.tensor(rounded(a, top))])
 def test_a_temperature_of_four_digits_is_right(answer):
     assert check("attention-7", answer)
 
@@ -139,7 +140,8 @@ def built(p, g):
 
 
 def built_row_by_row(p, g):
-    return torch.stack([(q.diag() - q[:, None] * q) @ h for q, h in zip(p, g, strict=True)])
+    return torch.stack(
+        [(q.diag() - q[:, None] * q) @ h for q, h in zip(p, g, strict=True)])
 
 
 @pytest.mark.parametrize("answer", [built, built_row_by_row])
@@ -156,7 +158,8 @@ def naive(a):
     ("attention-1", lambda a, tau: naive(a / tau), "exp overflows to infinity"),
     ("attention-1", lambda a, tau: naive(a / tau - (a / tau).max()),
      "One largest score is taken off all rows"),
-    ("attention-1", lambda a, tau: (a / tau).softmax(1).squeeze(), "should return (1, 6)"),
+    ("attention-1", lambda a, tau: (a / tau).softmax(1).squeeze(),
+     "should return (1, 6)"),
     ("attention-1", lambda a, tau: (a / tau).softmax(1).round(decimals=2), "are off"),
     ("attention-1", lambda a, tau: (a / (1 + tau)).softmax(1), "values are off"),
     ("attention-2", lambda q, k, v: naive(q @ k.T / q.shape[1] ** 0.5) @ v,

@@ -150,8 +150,9 @@ def by_exp(z, A):
     ("sk-1", lambda U: U.mean(1).sum((2, 3)), "are off"),
     ("sk-2", lambda C, M, G, r, L: M * (9 * C * (C // G) + 2 * C) + 2 * (
         C * max(C // r, L)), "should return 22080"),
-    ("sk-3", lambda scores, U: (scores.exp().view(U.shape[:3])[..., None, None] * U).sum(
-        1) / scores.exp().view(U.shape[:3]).sum(1)[..., None, None],
+    ("sk-3", lambda scores, U: (
+        scores.exp().view(U.shape[:3])[..., None, None] * U
+    ).sum(1) / scores.exp().view(U.shape[:3]).sum(1)[..., None, None],
      "exp overflows"),
     ("sk-3", lambda scores, U: (scores.view(U.shape[:3]).softmax(1)[..., None, None]
                                 * U).mean(1), "divided by M"),

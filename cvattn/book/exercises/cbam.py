@@ -171,8 +171,8 @@ CHANNEL_GATE = Exercise(
         Wrong(
             lambda x, W0, W1: sum(layers(f, W0, W1) for f in (
                 x.mean((2, 3)), x.abs().amax((2, 3)))).sigmoid(),
-            "The second descriptor is the largest magnitude. The maximum is the largest "
-            "value with its sign: max, not max of abs.",
+            "The second descriptor is the largest magnitude. The maximum is the "
+            "largest value with its sign: max, not max of abs.",
         ),
         Wrong(
             lambda x, W0, W1: channel_gate(x, W0, W1).squeeze(),

@@ -36,6 +36,7 @@ class Exercise:
     without: what the right answer does without, of the keys of `outcome.WAYS`, and
         room: the most numbers that a tensor made on the way may have.
     rtol: the relative difference that is put down to rounding.
+    seconds: how long an answer may take for all cases together, if not as usual.
     judge: for results of which many are right: returns None, or what is wrong.
     """
 
@@ -51,6 +52,7 @@ class Exercise:
     without: tuple[str, ...] = ()
     room: Callable[..., float] = lambda *args: math.inf
     rtol: float = 1e-4
+    seconds: float | None = None
     judge: Callable | None = None
 
 

@@ -234,7 +234,7 @@ UNDO = Exercise(
               "This is the pseudo-inverse of the (2, 3) matrix. theta is a map x -> "
               "A x + b: its last column is added, and is undone by itself."),
         Wrong(lambda theta: torch.cat([1 / theta[:, :, :2], undo(theta)[:, :, 2:]], 2),
-              "The entries are inverted one by one. It is the matrix that is inverted."),
+              "The entries are inverted one by one. The matrix is to be inverted."),
         Wrong(partial(undo, shift=lambda A, b: -b),
               "The shift is only turned round. If A x + b is undone, it is by "
               "A^-1 (x - b): the shift passes through A^-1, too."),
@@ -668,8 +668,8 @@ REGRESSOR = Exercise(
               "The ones stand in the last column, which is the shift, and not on the "
               "diagonal: every output pixel reads the corner."),
         Wrong(partial(regressor, zero=False),
-              "The weights are not zero, so theta depends on the picture before anything "
-              "is learned. Set them to zero: the identity comes from the bias."),
+              "The weights are not zero, so theta depends on the picture before "
+              "anything is learned. Set them to zero: the identity comes from the bias."),
         Wrong(partial(regressor, set_bias=False),
               "The bias is as nn.Linear drew it: theta is some map, not the identity."),
         Wrong(partial(regressor, bias=(0.0,) * 6),
