@@ -240,7 +240,8 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.seen |= {func.overloadpacket.__name__, str(func).removeprefix("aten.")}
+        name = func.overloadpacket.__name__.rstrip("_")
+        self.seen |= {name, f"{name}.{func._overloadname}"}
         for t in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(t, Tensor) and stored(t) > self.room:
                 self.seen.add("room")
