@@ -271,9 +271,11 @@ def difference(task: Exercise, got: Outcome, want: Outcome) -> str:
         return f"{call} returned {describe(a)}, {FORM}"
     right = [part for part in b if close(a[part], b[part], task.rtol)]
     part = next(part for part in b if part not in right)
-    good = f"{' and '.join(right)}: right. " if right else ""
     fault = off(task, got.args, a[part], b[part], "is", "be")
-    return f"{call}. {good}{part[0].upper()}{part[1:]} {fault}"
+    if right:
+        verb = "is" if len(right) == 1 else "are"
+        part = f"{' and '.join(right)} {verb} right, but not {part}, which"
+    return f"{call}: {part} {fault}"
 
 
 def misfit(task: Exercise, got: Outcome, want: Outcome) -> str:

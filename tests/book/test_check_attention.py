@@ -102,9 +102,9 @@ def test_what_is_no_temperature_is_told(answer, told):
 
 
 @pytest.mark.parametrize("answer, told", [
-    (lambda a, v: v, "should have (3, 2)"),
-    (lambda a, v: a.argmax(1), "should have (3, 2)"),
-    (lambda a, v: v[a.argmax(1)].long(), "should have float32"),
+    (lambda a, v: v, "should be of (3, 2)"),
+    (lambda a, v: a.argmax(1), "should be of (3, 2)"),
+    (lambda a, v: v[a.argmax(1)].long(), "should be float32"),
 ])
 def test_what_is_no_choice_is_told(answer, told):
     assert told in flat(check("attention-8", answer))
@@ -132,7 +132,7 @@ def test_a_wrong_gradient_is_told_as_one():
     """The value has 2 columns and the scores have 5: no index may mix the two."""
     text = flat(check("attention-8", lambda a, v: (
         v[a.argmax(1)] + 3 * (a.softmax(1) @ v) - 3 * (a.softmax(1) @ v).detach())))
-    assert "the value right, but the gradient of a has the right shape, but" in text
+    assert "the value is right, but not the gradient of a, which has the right" in text
 
 
 def built(p, g):

@@ -77,7 +77,7 @@ def test_every_answer_comes_and_every_trap_is_one():
     words = [competes(p) for (p,) in EXERCISES["sk-5"].cases()]
     assert words == ["branch", "channel", "batch", "all", "none", "none", "none",
                      "branch", "all", "none", "branch", "channel", "none", "channel",
-                     "none", "none"]
+                     "none", "none", "none"]
     p = EXERCISES["sk-5"].cases()[7][0]
     assert (p.sum(1) != 1).any(), "rounding, or == would do"
     assert over_all(p).sum((1, 2)).sub(1).abs().max() < 1e-4

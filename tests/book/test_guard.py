@@ -201,7 +201,7 @@ circular.append(circular)
 VALUES = {
     "refuses": Refuses(), "refusing dict": RefusingDict(a=1), "circular": circular,
     "endless": count(), "endless too": repeat(1), "text": "x" * 10**6,
-    "long": list(range(10**5)), "parts": {"plain": count(), "se": count(),
+    "long": list(range(20_000)), "parts": {"plain": count(), "se": count(),
                                           "interval": count()},
     "three": (Refuses(), Refuses(), Refuses()), "whole": 10**5000, "class": object,
     "nan": float("nan"), "complex": 1j, "range": range(3), "numpy": np.float64(0.5),

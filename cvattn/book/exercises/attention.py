@@ -454,7 +454,9 @@ PLACE_WEIGHTS = Exercise(
     cases=lambda: [(rand(3, 5, 7, 11, seed=41),), (rand(2, 13, 5, 3, seed=42),),
                    (rand(1, 4, 3, 2, seed=43),), (rand(3, 1, 2, 4, seed=44),),
                    (rand(2, 3, 1, 4, seed=45),), (rand(4, 3, 1, 1, seed=46),),
-                   (whole(2, 4, 3, 5, seed=47, size=300),)],
+                   (whole(2, 4, 3, 5, seed=47, size=300),),
+                   (rand(2, 3, 2, 4, seed=48)
+                    + torch.tensor([-300.0, 300.0])[:, None, None, None],)],
     wrong=(
         Wrong(
             lambda a: a.mean(1, keepdim=True).softmax(3),

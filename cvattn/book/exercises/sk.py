@@ -486,6 +486,7 @@ COMPETES = Exercise(
         (1.00005 * rand(2, 3, 5, seed=43).softmax(2),),
         (rand(3, 4, 2, seed=44),),
         (last_picture_not(rand(3, 2, 5, seed=45).softmax(1)),),
+        (-rand(3, 2, 5, seed=46).softmax(1),),
     ],
     wrong=(
         Wrong(
