@@ -669,7 +669,8 @@ REGRESSOR = Exercise(
               "diagonal: every output pixel reads the corner."),
         Wrong(partial(regressor, zero=False),
               "The weights are not zero, so theta depends on the picture before "
-              "anything is learned. Set them to zero: the identity comes from the bias."),
+              "anything is learned. Set them to zero: the identity comes from the "
+              "bias."),
         Wrong(partial(regressor, set_bias=False),
               "The bias is as nn.Linear drew it: theta is some map, not the identity."),
         Wrong(partial(regressor, bias=(0.0,) * 6),
