@@ -206,8 +206,9 @@ class Watched:
     def __call__(self, *args, **kwargs):
         self.inside = True
         with ExitStack() as stack:
-            if self.task.without or self.room < math.inf:
+            if self.task.without:
                 stack.enter_context(Calls(self.seen))
+            if {*self.task.without} - {"autograd"} or self.room < math.inf:
                 stack.enter_context(Operations(self.seen, self.room))
             self.returned = self.answer(*args, **kwargs)
         self.inside = False
@@ -289,7 +290,11 @@ def defaults_changed() -> str:
 
 
 def inputs_changed(args: tuple, before: tuple) -> str:
-    return next(filter(None, map(input_changed, args, before)), "")
+    """Return what is wrong with what was done to any of the inputs, or ''."""
+    try:
+        return next(filter(None, map(input_changed, args, before)), "")
+    except Exception:    # of what stands there in an input's place
+        return IN_PLACE
 
 
 def input_changed(a: object, b: object) -> str:

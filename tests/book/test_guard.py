@@ -360,6 +360,20 @@ def test_a_list_that_comes_back_changed_is_told():
     assert "changes its input in place" in flat(check("sk-7", reach))
 
 
+def test_an_input_that_cannot_be_looked_at_any_more_counts_as_changed():
+    def reach(dilations):
+        offsets = EXERCISES["sk-7"].reference(dilations)
+        dilations[:] = [Refuses() for _ in dilations]
+        return offsets
+
+    def fails(dilations):
+        reach(dilations)
+        raise ValueError
+
+    assert "changes its input in place" in flat(check("sk-7", reach))
+    assert "stopped with ValueError" in flat(check("sk-7", fails))
+
+
 def by_softmax():
     torch.ones(3).softmax(0)
 
