@@ -130,7 +130,8 @@ def test_importing_the_book_loads_no_chapter():
     assert not foreign(modules)
     ours = {name for name in modules if name.startswith("cvattn.book")}
     assert ours == {"cvattn.book", "cvattn.book.check", "cvattn.book.exercises",
-                    "cvattn.book.exercises.exercise"}
+                    "cvattn.book.exercises.exercise", "cvattn.book.guard",
+                    "cvattn.book.outcome"}
 
 
 def test_the_modules_work_without_the_book(tmp_path):

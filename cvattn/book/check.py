@@ -5,28 +5,39 @@
     se-1: right. Height and width are gone: one number for each picture and channel.
 
 Every exercise (`cvattn/book/exercises/`) brings its reference answer, its inputs and
-the wrong answers that people give, as code. An answer is run on the inputs; where it
-does what a wrong answer does, that mistake is named. Otherwise its type, shape,
-dtype and values are compared with the reference's, and the first difference told.
+the wrong answers that people give, as code. An answer is run on the inputs
+(`cvattn/book/outcome.py`). If it does on all of them what a wrong answer does, that
+mistake is named. Otherwise its type, shape, dtype and values are compared with the
+reference's, and the first difference told.
 """
 
 import inspect
-import linecache
-import os
-import re
-import sysconfig
 import textwrap
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cvattn.book.exercises.exercise import Exercise, Says
+from cvattn.book import guard
+from cvattn.book.exercises.exercise import REFUSED, Exercise
+from cvattn.book.guard import guarded
+from cvattn.book.outcome import (
+    VALUES,
+    Odd,
+    Outcome,
+    close,
+    cut,
+    describe,
+    ended,
+    name,
+    outcomes,
+    plain,
+    printed,
+    shape,
+    strange,
+)
 
 AXES = {"B": "pictures", "C": "channels", "D": "hidden units", "H": "rows",
         "W": "columns", "N": "queries", "M": "keys", "V": "entries of a value",
@@ -38,9 +49,8 @@ BLANK = (
     "nothing here yet. That is where everybody starts: write the body, return the "
     "result, and run the check again. The hint is folded under the exercise."
 )
-PLAIN = (
-    "Return a plain tensor, with its values in it: y.to_dense() makes one of a sparse "
-    "tensor, and a meta tensor has no values."
+FORM = (
+    "which does not have the form that the exercise asks for. Compare it with the stub."
 )
 RETURN = "Is the `return` missing?"
 
@@ -56,52 +66,6 @@ class Verdict:
 
     def __repr__(self) -> str:
         return self.text
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one answer did with one argument list."""
-
-    args: tuple
-    value: object = None
-    error: BaseException | None = None
-    changed: bool = False
-
-    @property
-    def blank(self) -> bool:
-        if self.error is not None:
-            return isinstance(self.error, NotImplementedError)
-        return self.value is None or self.value is ...
-
-    def same(self, other: "Outcome") -> bool:
-        if self.error is not None or other.error is not None:
-            return (type(self.error), spoken(self.error)) == (
-                type(other.error), spoken(other.error))
-        return self.changed == other.changed and close(self.value, other.value)
-
-
-def close(a: object, b: object) -> bool:
-    """Are two results equal, up to rounding? False for what cannot be compared."""
-    try:
-        if isinstance(a, Tensor) and isinstance(b, Tensor):
-            if a.shape != b.shape or a.dtype != b.dtype:
-                return False
-            return torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-        return type(a) is type(b) and not isinstance(a, Tensor) and bool(a == b)
-    except Exception:
-        return False
-
-
-@contextmanager
-def plain_torch() -> Iterator[None]:
-    """Make tensors float32 and on the CPU, whatever the notebook has set."""
-    dtype = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        with torch.device("cpu"):
-            yield
-    finally:
-        torch.set_default_dtype(dtype)
 
 
 @cache
@@ -127,8 +91,9 @@ def exercises() -> dict[str, Exercise]:
 def check(exercise: str, answer: object) -> Verdict:
     """Return the verdict on an answer: right, or the likely mistake.
 
-    It never raises over the answer, however wrong. Answers run with float32 and the
-    CPU as torch's defaults; a result on a GPU is brought to the CPU.
+    It never raises over the answer, however wrong, ends within seconds, and leaves
+    the notebook's state as it was. Answers run with float32 and the CPU as torch's
+    defaults; a result on a GPU is brought to the CPU.
 
     Args:
         exercise: the exercise's name, such as "se-3".
@@ -143,9 +108,8 @@ def check(exercise: str, answer: object) -> Verdict:
     se-1: right. Height and width are gone: one number for each picture and
     channel.
     """
-    with plain_torch():
-        task = registered(exercise)
-        message = review(task, answer)
+    task = registered(exercise)
+    message = review(task, answer)
     if message is None:
         return Verdict(True, fill(f"{exercise}: right. {task.right}"))
     if message is BLANK:
@@ -164,8 +128,7 @@ def grade(exercise: str) -> None:
         AssertionError: with the verdict, if the answer is missing, blank or wrong.
         ValueError, RuntimeError: as `check`.
     """
-    with plain_torch():
-        task = registered(exercise)
+    task = registered(exercise)
     names = inspect.currentframe().f_back.f_globals
     if task.name not in names:
         raise AssertionError(fill(
@@ -178,7 +141,7 @@ def grade(exercise: str) -> None:
 
 
 def registered(exercise: str) -> Exercise:
-    known = exercises()
+    known = guarded(exercises)
     if exercise not in known:
         raise ValueError(
             f"exercise must be one of {', '.join(known)}, got {exercise!r}"
@@ -190,47 +153,48 @@ def review(task: Exercise, answer: object) -> str | None:
     """Return None for a right answer, else what to tell the reader."""
     if answer is None or answer is ...:
         return BLANK
-    if task.judge and not callable(answer):
-        return judged(task, Outcome((), on_cpu(answer)))
-    if not callable(answer):
+    if not callable(answer) and not task.judge:
         return (
             f"This exercise checks {task.name} itself, and was handed "
-            f"{describe(answer)}. Give the name alone, without calling it."
+            f"{describe(guarded(lambda: plain(answer)))}. Give the name alone, without "
+            "calling it."
         )
-    got = outcomes(task, answer)
-    if got[0].blank:
-        if got[0].error or got[0].value is ... or is_stub(answer):
-            return BLANK
-        return f"{called(task, got[0].args)} returned None. {RETURN}"
-    if task.judge:
-        return explain(task, got[0]) if got[0].error else judged(task, got[0])
+    wanted_of(task)    # what torch imports for it would count as the answer's time
+    got = outcomes(task, answer if callable(answer) else lambda: answer,
+                   task.seconds or guard.LIMIT)
+    if got[0].blank and (got[0].error or got[0].value is ... or is_stub(answer)):
+        return BLANK
+    return compared(task, got)
+
+
+def compared(task: Exercise, got: list[Outcome]) -> str | None:
+    """Return None if an answer did right in every case, else what to tell."""
     wanted = wanted_of(task)
-    bad = [i for i, o in enumerate(got) if not o.same(wanted[i])]
+    if task.judge:
+        right = got[0].error is None and got[0].value is not None
+        return None if right else told(task, got[0], wanted[0])
+    bad = [i for i, o in enumerate(got) if not o.same(wanted[i], task.rtol)]
     if not bad:
-        return None
-    for message, theirs in mistakes(task):
-        if all(a.same(b) for a, b in zip(got, theirs, strict=True)):
-            return message
+        return next((used(task, o) for o in got if o.used), None)
     first = bad[0]
-    for message, theirs in mistakes(task):
-        if got[first].same(theirs[first]):
-            return message
-    if got[first].error:
-        return explain(task, got[first])
-    return difference(task, got[first], wanted[first])
+    for message, theirs in () if ended(got[-1]) else mistakes(task):
+        if all(a.same(b, task.rtol) for a, b in zip(got, theirs, strict=True)):
+            return message + seen(task, got[first], wanted[first])
+    return told(task, got[first], wanted[first])
 
 
 def is_stub(answer: Callable) -> bool:
     """True if the body is empty: it uses no name but those of its arguments."""
-    answer = getattr(answer, "forward", answer)    # a class or a module
     try:
+        answer = getattr(answer, "forward", answer)    # a class or a module
         code = inspect.unwrap(answer).__code__
-    except (AttributeError, ValueError):    # not written in Python, or in a circle
+        own = {*code.co_varnames, *code.co_cellvars}
+    except Exception:    # not written in Python, or in a circle
         return False
     count = code.co_argcount + code.co_kwonlyargcount
     count += bool(code.co_flags & inspect.CO_VARARGS)
     count += bool(code.co_flags & inspect.CO_VARKEYWORDS)
-    own = {*code.co_varnames, *code.co_cellvars} - {*code.co_varnames[:count]}
+    own -= {*code.co_varnames[:count]}
     return not (own or code.co_names or code.co_freevars)
 
 
@@ -239,16 +203,18 @@ def wanted_of(task: Exercise) -> list[Outcome]:
     """Return what the reference does.
 
     Raises:
-        RuntimeError: if it raises. Two errors can be alike by accident, and then a
-            wrong answer would pass.
+        RuntimeError: if it raises, changes its input, or does what the exercise is to
+            be done without. Two errors can be alike by accident, and then a wrong
+            answer would pass.
     """
     wanted = outcomes(task, task.reference)
     for outcome in wanted:
-        if outcome.error is not None:
+        fault = outcome.error or outcome.harm or outcome.used
+        if fault:
             raise RuntimeError(
                 f"the reference answer to {task.name} fails, which is a mistake of "
-                f"the book and not yours: {outcome.error!r}"
-            ) from outcome.error
+                f"the book and not yours: {fault}"
+            )
     return wanted
 
 
@@ -257,176 +223,155 @@ def mistakes(task: Exercise) -> list[tuple[str, list[Outcome]]]:
     return [(wrong.message, outcomes(task, wrong.answer)) for wrong in task.wrong]
 
 
-def judged(task: Exercise, got: Outcome) -> str | None:
-    value = got.value
-    for part in value if type(value) is tuple else (value,):
-        if isinstance(part, Tensor) and strange(part):
-            return (
-                f"{task.name} returned {describe(part)}, which cannot be compared. "
-                f"{PLAIN}"
-            )
-    try:
-        return task.judge(value)
-    except OverflowError:
+# What is told ------------------------------------------------------------------
+
+
+def told(task: Exercise, got: Outcome, want: Outcome) -> str:
+    """Tell what one outcome is, and what it should be."""
+    call, error = called(task, got.args), got.error
+    if error is None:
+        return difference(task, got, want)
+    if error.says:
+        return error.said
+    if ended(got):
         return (
-            f"{task.name} returned {describe(value)} with a number in it that is too "
-            "large to be compared."
+            f"{call} did not come to an end within "
+            f"{task.seconds or guard.LIMIT:g} seconds. Look for a "
+            "loop whose end never comes, or for far more work than is asked for."
         )
-    except Exception:
-        return (
-            f"{task.name} returned {describe(value)}, which does not have the "
-            "form that the exercise asks for. Compare it with the stub."
-        )
+    if not error.inside:
+        return misfit(task, got, want)
+    text = f"{call} stopped with\n    {error.kind}"
+    text += f": {error.said}" if error.said else ""
+    if error.line:
+        text += f"\nat this line of yours:\n    {error.line}"
+    return f"{text}\nIt should raise a ValueError." if refused(want) else text
 
 
-def outcomes(task: Exercise, answer: Callable) -> list[Outcome]:
-    """Run an answer on every argument list, with the random numbers fixed."""
-    results = []
-    with plain_torch(), torch.random.fork_rng(devices=[]):
-        cases, untouched = task.cases(), task.cases()
-        for args, before in zip(cases, untouched, strict=True):
-            torch.default_generator.manual_seed(0)    # a GPU's stays the reader's
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    value = task.call(answer, *args)
-            except (Exception, SystemExit) as error:
-                results.append(Outcome(before, error=error))
-                continue
-            changed = any(
-                isinstance(a, Tensor) and not equal(a, b)
-                for a, b in zip(args, before, strict=True)
-            )
-            results.append(Outcome(before, on_cpu(value), changed=changed))
-    return results
-
-
-def equal(a: Tensor, b: Tensor) -> bool:
-    try:
-        return torch.equal(a, b)
-    except Exception:    # a is no longer a plain tensor
-        return False
-
-
-def on_cpu(value: object) -> object:
-    """Return tensors, alone or in a tuple, detached and on the CPU if that can be."""
-    if type(value) is tuple:
-        return tuple(on_cpu(v) for v in value)
-    if not isinstance(value, Tensor):
-        return value
-    try:
-        return value.detach().cpu()
-    except Exception:    # a meta tensor has no values to bring
-        return value
-
-
-def strange(x: Tensor) -> str:
-    """Return the word for a tensor whose values cannot be compared, else ''."""
-    if x.device.type == "meta":
-        return "meta"
-    if x.is_nested:
-        return "nested"
-    if x.layout != torch.strided:
-        return "sparse" if "sparse" in str(x.layout) else name(x.layout)
-    return "quantized" if x.is_quantized else ""
-
-
-def spoken(error: BaseException) -> str:
-    """Return an exception's message, or '' if it has none that can be printed."""
-    try:
-        return str(error)
-    except Exception:
-        return ""
-
-
-def explain(task: Exercise, got: Outcome) -> str:
-    """Tell of an exception: its type, its message, and the reader's line."""
-    error = got.error
-    if isinstance(error, Says):
-        return str(error)
-    first = (spoken(error).strip().splitlines() or [""])[0]
-    first = re.sub(r"0x[0-9a-f]+", "0x...", re.sub(r"[\w.]+\.<locals>\.", "", first))
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    text = f"{called(task, got.args)} stopped with\n    {said}"
-    line = reader_line(error)
-    if line:
-        text += f"\nat this line of yours:\n    {line}"
-    return text
-
-
-def reader_line(error: BaseException) -> str:
-    """Return the deepest line of the traceback that the reader wrote, or ''."""
-    paths = sysconfig.get_paths()
-    folders = (paths["stdlib"], paths["purelib"], paths["platlib"],
-               Path(torch.__file__).parent, Path(__file__).parents[1])
-    others = ("<frozen", *(f"{folder}{os.sep}" for folder in folders))
-    line, at = "", error.__traceback__
-    while at is not None:
-        file = at.tb_frame.f_code.co_filename
-        if not file.startswith(others):
-            line = linecache.getline(file, at.tb_lineno).strip() or line
-        at = at.tb_next
-    return line
+def refused(outcome: Outcome) -> bool:
+    return outcome.value is REFUSED
 
 
 def difference(task: Exercise, got: Outcome, want: Outcome) -> str:
-    """Tell the first of these that is off: type, shape, dtype, finiteness, values."""
+    """Tell what is off in a result: its type, shape, dtype, finiteness or values."""
     call, a, b = called(task, got.args), got.value, want.value
-    if not isinstance(a, type(b)) or isinstance(a, bool):
-        extra = " Divide whole numbers with //." if isinstance(a, float) else ""
-        extra = f" {RETURN}" if a is None else extra
-        return f"{call} returned {describe(a)}, and should be {describe(b)}.{extra}"
+    if close(a, b, task.rtol):
+        return f"{call} returns the right values, but {got.harm}"
+    if refused(want):
+        return f"{call} returned {describe(a)}, and should raise a ValueError."
+    if a is None:
+        return f"{call} returned None. {RETURN}"
+    if not want.own and not isinstance(b, dict):
+        if isinstance(b, Tensor) or type(a) is not type(b):
+            return f"{call}: what follows from the result is not what should follow."
+        return f"{call} gives {cut(str(a), 100)}, and should give {cut(str(b), 100)}."
+    if not isinstance(b, dict):
+        return f"{call} {off(task, got.args, a, b)}"
+    if not isinstance(a, dict) or a.keys() != b.keys():
+        return f"{call} returned {describe(a)}, {FORM}"
+    right = [part for part in b if close(a[part], b[part], task.rtol)]
+    part = next(part for part in b if part not in right)
+    fault = off(task, got.args, a[part], b[part], "is", "be")
+    if right:
+        verb = "is" if len(right) == 1 else "are"
+        part = f"{' and '.join(right)} {verb} right, but not {part}, which"
+    return f"{call}: {part} {fault}"
+
+
+def misfit(task: Exercise, got: Outcome, want: Outcome) -> str:
+    """Tell of a result that the exercise's `call` can do nothing with."""
+    if want.own and not close(got.value, want.value, task.rtol):
+        return difference(task, replace(got, error=None), want)
+    return f"{called(task, got.args)} returned {describe(got.value)}, {FORM}"
+
+
+def off(task: Exercise, args: tuple, a: object, b: object, did="returned",
+        should="return") -> str:
+    """Tell the first of these that is off in a: type, shape, dtype, finiteness, values.
+
+    The sentence is to follow the words for what a is.
+    """
+    of = "of " if did == "is" else ""
+    if isinstance(b, Tensor) and incomparable(a):
+        return f"{did} {describe(a)}, which cannot be compared. {VALUES}"
+    if type(a) is not type(b):
+        whole = isinstance(a, float) and isinstance(b, int)
+        extra = " Divide whole numbers with //." if whole else ""
+        return f"{did} {describe(a)}, and should be {describe(b)}.{extra}"
     if not isinstance(b, Tensor):
-        if close(a, b):
-            return mutated(call)
-        return f"{call} returned {printed(a)}, and should return {b}."
-    if strange(a):
-        return f"{call} returned {describe(a)}, which cannot be compared. {PLAIN}"
-    try:
-        return unequal(task, got, want)
-    except Exception:
-        return (
-            f"{call} returned a tensor of the type {type(a).__name__}, which cannot "
-            f"be compared. {PLAIN}"
-        )
-
-
-def unequal(task: Exercise, got: Outcome, want: Outcome) -> str:
-    """Tell what is off between two tensors."""
-    call, a, b = called(task, got.args), got.value, want.value
+        return f"{did} {printed(a)}, and should {should} {cut(str(b), 200)}."
     if a.shape != b.shape:
-        return (
-            f"{call} returned shape {shape(a)}, and should return {shape(b)}: "
-            f"{axes(task.axes, b)}."
-        )
+        return (f"{did} {of}shape {shape(a)}, and should {should} {of}{shape(b)}"
+                f"{axes(task.axes, b)}.")
     if a.dtype != b.dtype:
-        return (
-            f"{call} returned {name(a.dtype)}, and should return {name(b.dtype)}, "
-            "the dtype of its input."
-        )
-    if not torch.isfinite(a).all():
+        own = any(isinstance(x, Tensor) and x.dtype == b.dtype for x in args)
+        return (f"{did} {name(a.dtype)}, and should {should} {name(b.dtype)}"
+                f"{', the dtype of its input' if own else ''}.")
+    lost = ~torch.isfinite(a) & torch.isfinite(b)
+    if lost.any():
         bad = "NaN" if torch.isnan(a).any() else "inf"
-        count = int((~torch.isfinite(a)).sum())
         return (
-            f"{call} returned {bad} in {count} of {a.numel()} places. Look for a "
+            f"{did} {bad} in {int(lost.sum())} of {a.numel()} places. Look for a "
             "division by zero, or for the exp or log of a number too large or small."
         )
-    if got.changed and close(a, b):
-        return mutated(call)
-    where = tuple(int(i) for i in torch.nonzero(~torch.isclose(a, b, 1e-4, 1e-6))[0])
-    wrong = int((~torch.isclose(a, b, 1e-4, 1e-6)).sum())
+    wrong = ~torch.isclose(a, b, task.rtol, 0.01 * task.rtol, equal_nan=True)
+    if b.numel() == 1:
+        return f"has the right shape, but its value is {values(a, b, wrong)}."
+    count = int(wrong.sum())
     return (
-        f"{call} has the right shape, but {wrong} of {a.numel()} values are off. The "
-        f"first, at {list(where)}, is {a[where]:.4g} and should be {b[where]:.4g}."
+        f"has the right shape, but {count} of {a.numel()} values "
+        f"{'is' if count == 1 else 'are'} off. The first, at "
+        f"{wrong.nonzero()[0].tolist()}, is {values(a, b, wrong)}."
     )
 
 
-def mutated(call: str) -> str:
-    return (
-        f"{call} returns the right values, but changes its input in place, and whoever "
-        "reads the input next gets other numbers. Leave it as it came: x * s, not "
-        "x *= s; torch.relu, not torch.relu_."
-    )
+def incomparable(a: object) -> bool:
+    return bool(strange(a)) if isinstance(a, Tensor) else (
+        isinstance(a, Odd) and a.kind.startswith("tensor of the type"))
+
+
+def values(a: Tensor, b: Tensor, wrong: Tensor) -> str:
+    """Tell the first wrong number, with as many digits as it takes to tell."""
+    x, y = a[wrong][0].item(), b[wrong][0].item()
+    for digits in (4, 6, 9, 17):
+        texts = [str(v) if isinstance(v, (bool, int)) else f"{v:.{digits}g}"
+                 for v in (x, y)]
+        if texts[0] != texts[1]:
+            break
+    return "{} and should be {}".format(*texts)
+
+
+def seen(task: Exercise, got: Outcome, want: Outcome) -> str:
+    """Tell on which input a mistake was seen, what came and what should have come."""
+    if got.error and got.error.says or not got.args:
+        return ""
+    call, a, b = called(task, got.args), got.value, want.value
+    where = f"\nSeen at {call}"
+    if got.error:
+        return f"{where}, which stopped with {got.error.kind}."
+    if refused(want) or close(a, b, task.rtol) or not want.own:
+        return f"{where}."
+    if type(a) is type(b) is Tensor and a.shape == b.shape and a.dtype == b.dtype:
+        wrong = ~torch.isclose(a, b, task.rtol, 0.01 * task.rtol, equal_nan=True)
+        return f"{where}: {wrong.nonzero()[0].tolist()} is {values(a, b, wrong)}."
+    if type(a) is type(b) is Tensor:
+        same = a.shape == b.shape
+        texts = [name(v.dtype) if same else f"shape {shape(v)}" for v in (a, b)]
+    elif type(a) is type(b):
+        texts = [printed(v) for v in (a, b)]
+    else:
+        texts = [describe(v) for v in (a, b)]
+    return "{}, which gave {} and should give {}.".format(where, *texts)
+
+
+def used(task: Exercise, got: Outcome) -> str:
+    """Tell of a right answer that it used what the exercise is to be done without."""
+    call = called(task, got.args)
+    if got.used[0] == "room":
+        return (f"{call} returns the right values, but makes a tensor of more than "
+                f"{task.room(*got.args)} numbers on the way.")
+    return (f"{call} returns the right values, but by way of {' and '.join(got.used)}, "
+            "which this exercise does without.")
 
 
 def called(task: Exercise, args: tuple) -> str:
@@ -434,45 +379,28 @@ def called(task: Exercise, args: tuple) -> str:
     words, shapes = [], []
     for word, arg in zip(task.given.split(), args, strict=False):
         plain = not isinstance(arg, Tensor) and not callable(arg)
-        words.append(repr(arg) if plain else word)
+        words.append(cut(repr(arg), 60) if plain else word)
         if isinstance(arg, Tensor):
             shapes.append(f"{word} {shape(arg)}")
     call = f"{task.name}({', '.join(words)})"
     return f"{call} with {', '.join(shapes)}" if shapes else call
 
 
-def describe(value: object) -> str:
-    if isinstance(value, Tensor):
-        odd = strange(value)
-        return f"a {odd} tensor" if odd else f"a tensor of shape {shape(value)}"
-    if value is None:
-        return "None"
-    if isinstance(value, (bool, int, float)):
-        return f"the {type(value).__name__} {printed(value)}"
-    kind = type(value).__name__
-    return f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+def axes(task_axes: str, x: Tensor) -> str:
+    """Return ": (B, C) with B=3 pictures, C=5 channels", or '' where x has others."""
+    pairs = words_of(task_axes)
+    if len(pairs) != x.ndim:
+        return ""
+    letters = ", ".join(letter for letter, _ in pairs)
+    words = [f"{a}={n} {word}" for (a, word), n in zip(pairs, x.shape, strict=True)]
+    return f": ({letters}) with {', '.join(words)}"
 
 
-def printed(value: object) -> str:
-    """Return a value as text, cut at 40 characters."""
-    try:
-        text = str(value)
-    except Exception:    # Python prints no whole number of more than 4,300 digits
-        return "what cannot be printed"
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def shape(x: Tensor) -> str:
-    return str(tuple(x.shape))
-
-
-def name(constant: torch.dtype | torch.layout) -> str:
-    return str(constant).removeprefix("torch.")
-
-
-def axes(letters: str, x: Tensor) -> str:
-    words = [f"{a}={n} {AXES[a]}" for a, n in zip(letters, x.shape, strict=True)]
-    return f"({', '.join(letters)}) with {', '.join(words)}"
+def words_of(task_axes: str) -> list[tuple[str, str]]:
+    """Return the axes' letters with their words: "BC", or "N letters, C channels"."""
+    if " " in task_axes:
+        return [tuple(part.split(" ", 1)) for part in task_axes.split(", ")]
+    return [(letter, AXES[letter]) for letter in task_axes]
 
 
 def fill(text: str) -> str:

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cvattn import BAM
 from cvattn.book import check
-from cvattn.book.exercises.bam import EXERCISES, call_normalised, field, judge_dilations
+from cvattn.book.exercises.bam import EXERCISES, field, judge_dilations
 
 
 def test_other_ways_to_be_right_are_right():
@@ -57,7 +57,8 @@ def test_normalised_is_batch_norm(eps):
     a = torch.randn(6, 4)
     torch.testing.assert_close(EXERCISES["bam-8"].reference(a, eps),
                                nn.BatchNorm1d(4, eps=eps)(a))
-    assert call_normalised(EXERCISES["bam-8"].reference, a[:1], eps) == "a ValueError"
+    with pytest.raises(ValueError, match="no variance"):
+        EXERCISES["bam-8"].reference(a[:1], eps)
 
 
 def test_parameters_are_those_of_the_module():
@@ -123,3 +124,56 @@ def test_a_gradient_that_fits_only_positive_linear_networks_is_told(answer, told
 def gradient_at(f, x, at):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(f(x)[0, 0, at[0], at[1]], x)[0][0, 0]
+
+
+def test_the_praise_of_the_count_holds_for_every_reduction():
+    """The dilated convolutions cost more below r = 6, and the chapter's r is 4."""
+    assert "more than those as long as r is below 6" in EXERCISES["bam-5"].right
+    for r in range(1, 17):
+        C = 6 * r
+        layers, dilated = 3 * C * C // r, 18 * (C // r) ** 2
+        assert (dilated > layers) == (r < 6)
+
+
+def gradient_left(f, x, at):
+    x.requires_grad_()
+    f(x)[0, 0, at[0], at[1]].backward()
+    return x.grad[0, 0]
+
+
+def asserts(a, eps):
+    assert len(a) > 1, "one picture"
+    return (a - a.mean(0)) / (a.var(0, correction=0) + eps).sqrt()
+
+
+@pytest.mark.parametrize("key, answer, told", [
+    ("bam-1", lambda d: (1 + 2 * sum(d), 9 ** len(d)), "This counts paths"),
+    ("bam-1", lambda d: (1 + 2 * sum(d), (1 + 2 * sum(set(d))) ** 2), "should return"),
+    ("bam-2", lambda x, Mc, Ms: x * (1 + (torch.sigmoid(Mc)[:, :, None, None]
+                                          + torch.sigmoid(Ms)[:, None]) / 2),
+     "the gates are averaged"),
+    ("bam-2", lambda x, Mc, Ms: x + x * torch.sigmoid(Mc[:, None, None] + Ms[:, None]),
+     "stopped with RuntimeError"),
+    ("bam-3", lambda Mc, Ms, how: torch.zeros(5, 3),
+     "should return (3, 5): (B, C) with B=3 pictures, C=5 channels"),
+    ("bam-3", lambda Mc, Ms, how: by_autograd(Ms, Mc, how), "the slope along Ms"),
+    ("bam-4", lambda M, o: on_object_at(M, o, mode="nearest"), "not yet"),
+    ("bam-4", lambda M, o: F.adaptive_max_pool2d(o.float(), M.shape[1:]).mul(M).sum(
+        (1, 2)) / M.sum((1, 2)), "as soon as one of its pixels is the object's"),
+    ("bam-5", lambda C, r: 3 * C * C // r + 18 * (C // r) ** 2, "should return"),
+    ("bam-6", gradient_left, "leaves a gradient on its input"),
+    ("bam-6", lambda f, x, at: gradient_at(f, x, at).clamp(min=0), "is cut off"),
+    ("bam-7", (1, 3, 7), "Three layers can do better"),
+    ("bam-8", asserts, "It should raise a ValueError"),
+    ("bam-8", lambda a, eps: F.layer_norm(a, a.shape[1:], eps=eps), "not yet"),
+    ("bam-9", lambda Mc, Ms: (torch.sign(Mc)[:, :, None, None] != torch.sign(Ms)[
+        :, None]).float().mean((1, 2, 3)), "are off"),
+])
+def test_what_a_student_may_also_try_is_wrong_and_told(key, answer, told):
+    verdict = check(key, answer)
+    assert not verdict and told in flat(verdict)
+
+
+def on_object_at(M, o, mode):
+    share = F.interpolate(o[:, None].float(), M.shape[1:], mode=mode)[:, 0]
+    return (M * share).sum((1, 2)) / M.sum((1, 2))

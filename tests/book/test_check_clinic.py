@@ -292,3 +292,87 @@ def test_the_answers_of_the_book_are_those_of_the_checks():
         for module, x in task.cases():
             assert task.reference(module, x.clone()) == isinstance(
                 module, PATIENTS[n].sick)
+
+
+def branch(name):
+    def ill(module, x):
+        module = copy.deepcopy(module)
+        module(x).mean().backward()
+        return any(p.grad is None for p in getattr(module, name).parameters())
+    return ill
+
+
+def raised(channels):
+    def ill(module, x):
+        y = x.clone()
+        y[:, channels] += 3
+        return torch.allclose(module.gate(x), module.gate(y))
+    return ill
+
+
+def no_grad_at_all(module, x):
+    module = copy.deepcopy(module)
+    module(x).sum().backward()
+    return any(p.grad is None for p in module.parameters())
+
+
+def leaves_on_x(module, x):
+    module = copy.deepcopy(module)
+    module(x.requires_grad_()).square().sum().backward()
+    return any(p.grad is None for p in module.parameters())
+
+
+def leaves_on_module(module, x):
+    module(x).square().sum().backward()
+    return any(p.grad is None for p in module.parameters())
+
+
+def moves_x(module, x):
+    y = module(x)
+    x += 1
+    return torch.equal(y, module(x))
+
+
+def far_batch(module, x):
+    """Right for SE, which sees no order; the patient passes it too."""
+    return not torch.allclose(module.gate(x.flip(3)), module.gate(x))
+
+
+@pytest.mark.parametrize("n, ill, message", [
+    (1, far_batch, clinic.VALUES),
+    (1, lambda module, x: not torch.allclose(
+        module.gate(x).mean(1), module.gate(x).mean(1)), clinic.TWICE),
+    (2, no_grad_at_all, clinic.FAINT),
+    (3, branch("spatial"), clinic.ONE_BRANCH),
+    (3, leaves_on_x, clinic.CHANGED_X),
+    (3, leaves_on_module, clinic.CHANGED),
+    (4, raised(slice(0, 1)), clinic.MOVES),
+    (4, raised(slice(None)), clinic.MOVES),
+    (4, moves_x, clinic.CHANGED_X),
+    (5, lambda module, x: bool(module.weights(x, causal=True).tril(-1).any()),
+     clinic.REVERSED),
+    (6, lambda module, x: not torch.allclose(
+        module(x).mean(-1), module(x.clone()).mean(-1), atol=10.0), clinic.SEEDED),
+    (8, lambda module, x: module(x).max() > x.max(), clinic.VALUES),
+    (9, lambda module, x: bool((module(x).mean(-1).abs() > 9).any()), clinic.VALUES),
+    (10, lambda module, x: not torch.allclose(
+        module(x).softmax(1).sum(1), torch.ones(len(x), dtype=x.dtype)), clinic.FINITE),
+])
+def test_what_a_student_may_also_try_is_wrong_and_told(n, ill, message):
+    told = flat(check(f"clinic-{n}", ill))
+    assert told.startswith(flat(f"clinic-{n}: not yet. {message}")), told
+
+
+@pytest.mark.parametrize("n", [n for n in NUMBERS if PATIENTS[n].sick is not
+                               drill.ShortWaves])
+def test_what_is_said_of_gradients_holds_for_each_patient(n):
+    """Each parameter gets one, but for the branch that is cut off."""
+    sick, _, x = drill.patient(n)
+    sick(x).square().sum().backward()
+    sizes = {k: p.grad if p.grad is None else p.grad.abs().max().item()
+             for k, p in sick.named_parameters()}
+    without = {k for k, size in sizes.items() if size is None}
+    faint = {k for k, size in sizes.items() if size is not None and size < 1e-9}
+    cut_off = {k for k in sizes if k.startswith("channel.")} if n == 3 else set()
+    assert without == cut_off
+    assert ({"W.weight", "A.weight"} <= faint) == (n == 2)

@@ -20,6 +20,24 @@ def read(U, x, y):
     return F.grid_sample(U[None, None], grid[None, None], align_corners=False)[0, 0, 0]
 
 
+def by_triangles(U, x, y):
+    """The sum of the equation, over all pixels."""
+    wide = (1 - (x[:, None] - torch.arange(U.shape[1])).abs()).clamp(min=0)
+    high = (1 - (y[:, None] - torch.arange(U.shape[0])).abs()).clamp(min=0)
+    return torch.einsum("pn, nm, pm -> p", high, U, wide)
+
+
+def by_int(U, x, y):
+    """The chapter's own fault: int() where floor should be."""
+    V = torch.zeros_like(x)
+    for p, (a, b) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
+        for n in (int(b), int(b) + 1):
+            for m in (int(a), int(a) + 1):
+                if 0 <= n < U.shape[0] and 0 <= m < U.shape[1]:
+                    V[p] += U[n, m] * (1 - abs(a - m)) * (1 - abs(b - n))
+    return V
+
+
 def slope_by_autograd(U, x, y):
     x = x.clone().requires_grad_()
     return torch.autograd.grad(read(U, x, y).sum(), x)[0]
@@ -69,8 +87,9 @@ def test_other_ways_to_be_right_are_right():
         for t in (degrees * math.pi / 180).tolist()]))
     assert check("stn-4", lambda theta: torch.cat([theta, torch.tensor(
         [[[0.0, 0, 1]]]).expand(len(theta), 1, 3)], 1).inverse()[:, :2])
-    assert check("stn-5", read)
-    assert check("stn-6", slope_by_autograd)
+    assert check("stn-5", by_triangles)
+    assert check("stn-6", lambda U, x, y: by_triangles(U, x.floor() + 1, y)
+                 - by_triangles(U, x.floor(), y))
     assert check("stn-7", lambda pull, x, y: (pull[:, :, None] * torch.stack(
         [x, y, torch.ones_like(x)], 1)[:, None]).sum(0))
     assert check("stn-8", off_by_sampling)
@@ -129,7 +148,7 @@ def test_no_place_is_a_pixel_centre():
     (lambda features: layer(features).requires_grad_(False), "cannot learn"),
     (lambda features: without_parameter(layer(features)), "cannot learn"),
     (lambda features: layer(features).double(), "is torch.float64"),
-    (lambda features: nudged(layer(features)), "should return (1.0, 0.0, 0.0"),
+    (lambda features: nudged(layer(features)), "The weights are not zero"),
 ])
 def test_what_is_no_regressor_is_told(answer, told):
     assert told in flat(check("stn-9", answer))
@@ -141,3 +160,37 @@ def test_an_index_beyond_the_picture_or_a_float_is_told(key):
         key, lambda U, x, y: U[y.floor().long() + 50, x.floor().long()]))
     assert "an index must be whole" in flat(check(
         key, lambda U, x, y: U[y.floor(), x.floor()]))
+
+
+def biased(*bias):
+    def answer(features):
+        return with_bias(layer(features), torch.tensor([float(b) for b in bias]))
+    return answer
+
+
+@pytest.mark.parametrize("key, answer, told", [
+    ("stn-1", lambda i, W, align_corners: i / (W - 1) * 2 - 1, "not yet"),
+    ("stn-1", lambda i, W, align_corners: torch.linspace(-1, 1, W), "not yet"),
+    ("stn-2", lambda box, size: torch.zeros(len(box), 6),
+     "should return (4, 2, 3): (B, I, J)"),
+    ("stn-3", lambda degrees: torch.stack([degrees.cos(), degrees.sin()], 1), "should"),
+    ("stn-4", lambda theta: torch.linalg.pinv(theta), "should return (4, 2, 3)"),
+    ("stn-5", by_int, "int(), .long() and trunc go towards zero"),
+    ("stn-5", read, "but by way of grid_sample"),
+    ("stn-5", lambda U, x, y: by_triangles(U, x.round(), y.round()),
+     "This is the nearest pixel"),
+    ("stn-6", slope_by_autograd, "but by way of autograd"),
+    ("stn-6", lambda U, x, y: by_triangles(U, x + 0.5, y) - by_triangles(U, x - 0.5, y),
+     "are off"),
+    ("stn-7", lambda pull, x, y: torch.stack([pull[:, 0] @ x, pull[:, 0] @ y, pull[
+        :, 0].mean(), pull[:, 1] @ x, pull[:, 1] @ y, pull[:, 1].mean()]).view(2, 3),
+     "The last column is the mean of the pulls"),
+    ("stn-7", lambda pull, x, y: pull.T @ torch.stack([x, y, torch.zeros_like(x)], 1),
+     "The last column is zero"),
+    ("stn-8", lambda i, W, made, read: (2 * i + 1 - W) / W - i, "are off"),
+    ("stn-9", biased(1, 0, 1, 0, 1, 1), "The last column of theta is the shift"),
+    ("stn-9", biased(1, 0, 0, 1, 1, 0), "should give (1.0, 0.0, 0.0"),
+])
+def test_what_a_student_may_also_try_is_wrong_and_told(key, answer, told):
+    verdict = check(key, answer)
+    assert not verdict and told in flat(verdict)

@@ -1,5 +1,6 @@
 """The exercises of the chapter on ViT: other right answers, and near misses."""
 
+import pytest
 import torch
 from test_check import flat
 from torch.nn import functional as F
@@ -26,8 +27,8 @@ def test_other_ways_to_be_right_are_right():
     assert check("vit-3", lambda x, E, b, c, p: torch.cat(
         [(c + p[0])[None], F.linear(x, E.T, b) + p[1:]]))
     assert check("vit-7", lambda W: rollout(W[:, None])[0])
-    assert check("vit-8", lambda h, W2, u: u * torch.sigmoid((W2 * h).sum(1)).view(
-        -1, 1, 1))
+    assert check("vit-8", lambda h, W2, u: u * torch.stack(
+        [torch.zeros(len(u)), (W2 * h).sum(1)]).softmax(0)[1].view(-1, 1, 1))
     assert check("vit-9", lambda z, patches: z[[0, *(1 + patches).tolist()]])
     assert check("vit-10", lambda X, Y: torch.stack(
         [torch.cat([x, y]) for y in Y for x in X]))
@@ -93,3 +94,58 @@ def test_the_maps_of_the_cases_are_shares():
 def test_a_class_token_at_the_end_is_named():
     text = flat(check("vit-9", lambda z, patches: torch.cat([z[1 + patches], z[:1]])))
     assert "The class token stands last" in text
+
+
+def count_without(C, side, P, D, L, H, K):
+    N = (side // P) ** 2
+    return C * P * P * D + D + (1 + N) * D + L * (
+        4 * D * D + 2 * D * H + 4 * D) + 2 * D + D * K
+
+
+def stretched(E_pos, new, old, **how):
+    grid = E_pos[1:].T.reshape(1, -1, *old)
+    grid = F.interpolate(grid, new, **how)[0].flatten(1).T
+    return torch.cat([E_pos[:1], grid])
+
+
+@pytest.mark.parametrize("key, answer, told", [
+    ("vit-1", lambda x, P: F.unfold(x[None], P, stride=P)[0],
+     "Patches and their numbers are exchanged"),
+    ("vit-1", lambda x, P: F.unfold(x[None], P)[0].T, "The windows overlap"),
+    ("vit-2", lambda H, W, P: H * W // P**2, "The class token is one more"),
+    ("vit-3", lambda x, E, b, c, p: torch.cat([c[None], x @ E + b + p[1:]]),
+     "The class token has no position"),
+    ("vit-4", lambda E_pos, old, new: stretched(
+        E_pos, new, old, mode="bicubic", align_corners=True), "as in torchvision"),
+    ("vit-4", lambda E_pos, old, new: stretched(
+        E_pos, new, old, mode="bicubic", antialias=True), "as in timm"),
+    ("vit-5", count_without, "The biases are missing, all of them"),
+    ("vit-5", lambda *n: count_without(*n) + 1, "should return"),
+    ("vit-6", lambda A, side, P: A.argmax(2).float().mean(1), "are off"),
+    ("vit-6", lambda A, side, P: torch.zeros(1, len(A)),
+     "should return (5,): (h) with h=5 heads"),
+    ("vit-7", lambda W: torch.zeros(len(W)), "with N=5 tokens of the last layer"),
+    ("vit-7", lambda W: torch.linalg.multi_dot([
+        w.mean(0) / 2 + torch.eye(w.shape[1]) / 2 for w in W]) if len(W) > 1
+     else W[0].mean(0), "not yet"),
+    ("vit-8", lambda h, W2, u: torch.sigmoid(W2 @ h)[:, None, None] * u,
+     "but by way of sigmoid"),
+    ("vit-8", lambda h, W2, u: (W2 @ h)[:, None].softmax(1)[..., None] * u,
+     "Every share is 1"),
+    ("vit-9", lambda z, patches: z[torch.cat([torch.tensor([0]), patches])],
+     "off by one"),
+    ("vit-9", lambda z, patches: keep_sorted(z, patches), "The patches are sorted"),
+    ("vit-10", lambda X, Y: torch.cat(torch.broadcast_tensors(
+        X[:, None], Y[None]), 2).flatten(0, 1), "column by column"),
+    ("vit-10", lambda X, Y: torch.cat(torch.broadcast_tensors(
+        X[None], Y[:, None]), 2), "The patches lie in a grid"),
+])
+def test_what_a_student_may_also_try_is_wrong_and_told(key, answer, told):
+    verdict = check(key, answer)
+    assert not verdict and told in flat(verdict)
+
+
+def keep_sorted(z, patches):
+    mask = torch.zeros(len(z), dtype=torch.bool)
+    mask[0], mask[1 + patches] = True, True
+    return z[mask]

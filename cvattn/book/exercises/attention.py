@@ -17,6 +17,16 @@ def shares(*shape: int, seed: int) -> Tensor:
     return rand(*shape, seed=seed).softmax(-1)
 
 
+def whole(*shape: int, seed: int, size: float = 10) -> Tensor:
+    """Return whole numbers of both signs: their products and sums are exact."""
+    return (size * rand(*shape, seed=seed)).round()
+
+
+def unsafe(a, dim):
+    """A softmax that does not take the largest score off."""
+    return a.exp() / a.exp().sum(dim, keepdim=True)
+
+
 # attention-1: soften ------------------------------------------------------------
 
 def soften(a, tau):
@@ -26,7 +36,7 @@ def soften(a, tau):
 SOFTEN = Exercise(
     name="soften",
     reference=soften,
-    right="Each row sums to 1, cold or hot. Softmax takes the largest score off first, "
+    right="Each row sums to 1, cold or hot. softmax takes the largest score off first, "
     "so that no exponential overflows.",
     given="a tau",
     axes="NM",
@@ -35,6 +45,9 @@ SOFTEN = Exercise(
         (rand(2, 7, seed=2), 4.0),
         (300 * rand(3, 4, seed=3), 2.0),
         (rand(3, 4, seed=4) + torch.tensor([[0.0], [-900.0], [900.0]]), 1.5),
+        (rand(1, 6, seed=5), 0.25),
+        (rand(4, 1, seed=6), 3.0),
+        (rand(2, 3, seed=7), 0.01),
     ],
     wrong=(
         Wrong(
@@ -78,6 +91,26 @@ SOFTEN = Exercise(
             "1 and are no hotter. Divide before the softmax.",
         ),
         Wrong(
+            lambda a, tau: unsafe(a / tau, 1),
+            "Right for small scores. With large ones exp overflows to infinity, or all "
+            "of a row underflows to 0, and the division gives NaN: take each row's "
+            "largest score off first, as softmax does.",
+        ),
+        Wrong(
+            lambda a, tau: unsafe(a / tau - (a / tau).max(), 1),
+            "One largest score is taken off all rows. Where a row lies far below it, "
+            "all of its exponentials underflow to 0: each row has a largest score of "
+            "its own.",
+        ),
+        Wrong(
+            lambda a, tau: (a / math.sqrt(tau)).softmax(1),
+            "The scores are divided by the root of tau. Divide by tau itself.",
+        ),
+        Wrong(
+            lambda a, tau: (-a / tau).softmax(1),
+            "The sign of the scores is turned: the lowest score gets the most.",
+        ),
+        Wrong(
             lambda a, tau: a / tau / (a / tau).sum(1, keepdim=True),
             "The scores are divided by their sum. Scores have any sign, so such shares "
             "can be negative or huge; the exponential makes them positive first.",
@@ -106,6 +139,9 @@ LOOKUP = Exercise(
     cases=lambda: [
         (rand(3, 8, seed=11), rand(5, 8, seed=12), rand(5, 2, seed=13)),
         (rand(4, 16, seed=14), rand(7, 16, seed=15), rand(7, 3, seed=16)),
+        (rand(1, 4, seed=17), rand(6, 4, seed=18), rand(6, 3, seed=19)),
+        (rand(3, 4, seed=17), rand(1, 4, seed=18), rand(1, 5, seed=19)),
+        (whole(5, 4, seed=17), whole(3, 4, seed=18, size=30), rand(3, 1, seed=19)),
     ],
     wrong=(
         Wrong(
@@ -167,6 +203,23 @@ LOOKUP = Exercise(
             "not the same as the dot product, at any temperature.",
         ),
         Wrong(
+            lambda q, k, v: lookup(q, k, v, scale=lambda d: math.sqrt(len(q))),
+            "The scores are divided by the root of the number of questions, "
+            "q.shape[0]. It is d, the length of a question, that makes dot products "
+            "large.",
+        ),
+        Wrong(
+            lambda q, k, v: lookup(q, k, v, f=partial(unsafe, dim=1)),
+            "Right for small scores. With large ones exp overflows to infinity, or all "
+            "of a row underflows to 0, and the division gives NaN: take each row's "
+            "largest score off first, as softmax does.",
+        ),
+        Wrong(
+            lambda q, k, v: lookup(q, k, v).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1: with "
+            "one question the answer should still be (1, d_v).",
+        ),
+        Wrong(
             lambda q, k, v: lookup(q, k, v, scale=lambda d: math.sqrt(v.shape[1])),
             "The scores are divided by the root of d_v, the length of a value. It is "
             "d, the length of a key, that makes dot products large.",
@@ -195,6 +248,12 @@ def row_sums(w):
     return w.sum(dim=1, keepdim=True)
 
 
+def scaled_row(p, m, delta):
+    w = p.clone()
+    w[m] *= math.exp(delta)
+    return w / row_sums(w)
+
+
 def evenly(p, m, delta):
     """Column m is right; what it gained is taken evenly from the others."""
     gain = raised(p, m, delta)[:, m] - p[:, m]
@@ -211,7 +270,8 @@ RAISED = Exercise(
     axes="NM",
     cases=lambda: [
         (shares(3, 5, seed=21), 2, 1.5), (shares(2, 7, seed=22), 0, -2.0),
-        (shares(4, 3, seed=23), 1, 0.25),
+        (shares(4, 3, seed=23), 1, 0.25), (shares(1, 6, seed=24), 5, 20.0),
+        (shares(3, 4, seed=25), 3, -20.0), (shares(2, 1, seed=26), 0, 3.0),
     ],
     wrong=(
         Wrong(
@@ -268,6 +328,16 @@ RAISED = Exercise(
             "and sums to 1.",
         ),
         Wrong(
+            lambda p, m, delta: raised(p.T, m, delta).T,
+            "Row m is raised, and the columns are shared out. Axis 1 holds the keys: "
+            "raise column m, p[:, m].",
+        ),
+        Wrong(
+            scaled_row,
+            "Row m is scaled, p[m], all of it, and sharing it out again undoes that. "
+            "Axis 1 holds the keys: scale column m, p[:, m].",
+        ),
+        Wrong(
             lambda p, m, delta: p * math.exp(delta) / row_sums(p * math.exp(delta)),
             "Every score is raised, and that changes nothing: what is the same for all "
             "cancels. Raise score m alone.",
@@ -282,6 +352,11 @@ def through(p, g):
     return p * (g - (p * g).sum(dim=1, keepdim=True))
 
 
+def less_than_a_jacobian(p, g):
+    """Room for a few tensors like p side by side, and for no M x M numbers."""
+    return max(4 * p.numel(), p.shape[1] ** 2 - 1)
+
+
 THROUGH = Exercise(
     name="through",
     reference=through,
@@ -292,7 +367,12 @@ THROUGH = Exercise(
     cases=lambda: [
         (shares(3, 5, seed=31), rand(3, 5, seed=32)),
         (shares(2, 7, seed=33), rand(2, 7, seed=34)),
+        (shares(1, 6, seed=35), 300 * rand(1, 6, seed=36)),
+        (shares(4, 1, seed=37), rand(4, 1, seed=38)),
+        ((300 * rand(3, 4, seed=39)).softmax(1), rand(3, 4, seed=40)),
+        (shares(2, 31, seed=41), rand(2, 31, seed=42)),
     ],
+    room=less_than_a_jacobian,
     wrong=(
         Wrong(
             lambda p, g: p * (1 - p) * g,
@@ -334,6 +414,18 @@ THROUGH = Exercise(
             "g.",
         ),
         Wrong(
+            lambda p, g: p * (p * g).sum(1, keepdim=True),
+            "This is p p^T g, the second term alone. The first, p * g, is missing.",
+        ),
+        Wrong(
+            lambda p, g: p * (g - (g.softmax(1) * g).sum(1, keepdim=True)),
+            "The mean of g is weighed by the softmax of g. It is p that weighs it.",
+        ),
+        Wrong(
+            lambda p, g: through(p.softmax(1), g),
+            "A softmax is taken of p, which is one already.",
+        ),
+        Wrong(
             lambda p, g: -through(p, g),
             "The sign is turned.",
         ),
@@ -359,7 +451,12 @@ PLACE_WEIGHTS = Exercise(
     "compete.",
     given="a",
     axes="BCHW",
-    cases=lambda: [(rand(3, 5, 7, 11, seed=41),), (rand(2, 13, 5, 3, seed=42),)],
+    cases=lambda: [(rand(3, 5, 7, 11, seed=41),), (rand(2, 13, 5, 3, seed=42),),
+                   (rand(1, 4, 3, 2, seed=43),), (rand(3, 1, 2, 4, seed=44),),
+                   (rand(2, 3, 1, 4, seed=45),), (rand(4, 3, 1, 1, seed=46),),
+                   (whole(2, 4, 3, 5, seed=47, size=300),),
+                   (rand(2, 3, 2, 4, seed=48)
+                    + torch.tensor([-300.0, 300.0])[:, None, None, None],)],
     wrong=(
         Wrong(
             lambda a: a.mean(1, keepdim=True).softmax(3),
@@ -411,6 +508,25 @@ PLACE_WEIGHTS = Exercise(
             "line up with (B, C, H, W). Keep it, with length 1.",
         ),
         Wrong(
+            lambda a: unsafe(a.mean(1, keepdim=True), (2, 3)),
+            "Right for small scores. With large ones exp overflows, and the division "
+            "gives NaN: take each picture's largest score off first, as softmax does.",
+        ),
+        Wrong(
+            lambda a: place_weights(a.amax(1, keepdim=True)),
+            "The largest score of each place is taken. The mean over the channels is "
+            "asked for.",
+        ),
+        Wrong(
+            lambda a: place_weights(a).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1. The "
+            "result is (B, 1, H, W), also for one picture or one row.",
+        ),
+        Wrong(
+            lambda a: place_weights(a) * a,
+            "This is the map after its weights. The weights themselves are asked for.",
+        ),
+        Wrong(
             lambda a: place_weights(a * a.shape[1]),
             "The channels are summed, not averaged: with many channels the softmax "
             "gets C times as cold.",
@@ -440,6 +556,21 @@ def by_shape(gate, x):
     return WORDS[s.shape[1] > 1, s.shape[2] > 1 or s.shape[3] > 1]
 
 
+def by_first(gate, x):
+    s = gate(x).expand_as(x)[:1]
+    return WORDS[spread(s, 1) > 1e-5, spread(s, 2, 3) > 1e-5]
+
+
+def by_corner(gate, x):
+    s = gate(x).expand_as(x)
+    return WORDS[spread(s[:, :, 0, 0], 1) > 1e-5, spread(s[:, 0], 1, 2) > 1e-5]
+
+
+def by_variance(gate, x):
+    s = gate(x).expand_as(x)
+    return WORDS[bool((s.var(1) > 1e-5).any()), bool((s.var((2, 3)) > 1e-5).any())]
+
+
 def by_means(gate, x):
     s = gate(x).expand_as(x)
     return WORDS[spread(s.mean((0, 2, 3)), 0) > 1e-5,
@@ -455,6 +586,11 @@ def gate_cases():
         for weight in (se.W1.weight, se.W2.weight, sa.f.weight):
             nn.init.normal_(weight)
     noise = 1e-7 * rand(1, 8, 5, 7, seed=53)
+    one = rand(1, 3, 4, 2, seed=54)
+    spot = torch.full_like(x, -0.5)
+    spot[2, 3, 2, 4] = 0.9                  # in the last picture, one channel and place
+    faint = torch.full((8, 1, 1), 0.5)
+    faint[5] += 5e-5
     rows = torch.linspace(0.1, 0.9, 5).view(1, 1, 5, 1)
     columns = torch.linspace(0.1, 0.9, 7).view(1, 1, 1, 7)
     # Differences that cancel: in means over places and channels, and over pictures.
@@ -473,8 +609,13 @@ def gate_cases():
         lambda x: columns.expand(len(x), 1, 5, 7),
         lambda x: crossed.expand(len(x), 8, 5, 1),
         lambda x: turned,
+        lambda x: spot,
+        lambda x: faint,
+        lambda x: torch.tensor(2.0),
     )
-    return [(quiet(gate), x) for gate in gates]
+    cases = [(quiet(gate), x) for gate in gates]
+    return [*cases, (lambda x: torch.tanh(x.mean((2, 3), keepdim=True)), one),
+            (lambda x: 300 * x.mean(1, keepdim=True), one)]
 
 
 def quiet(gate):
@@ -507,6 +648,25 @@ WEIGHS = Exercise(
             "This compares means: over places, over channels, over the batch. "
             "Differences cancel in a mean. Compare first, and then take the largest "
             "difference.",
+        ),
+        Wrong(
+            by_first,
+            "Only the first picture of the batch is looked at. A gate can be flat for "
+            "one picture and not for the next.",
+        ),
+        Wrong(
+            by_corner,
+            "The channels are compared at the first place alone, and the places in the "
+            "first channel alone. Compare everywhere, and take the largest difference.",
+        ),
+        Wrong(
+            by_variance,
+            "Variances are compared with 1e-5. A variance is a square, and a mean over "
+            "all: compare the largest difference.",
+        ),
+        Wrong(
+            partial(weighs, room=1e-3),
+            "The tolerance is too wide: only differences below 1e-5 are rounding.",
         ),
         Wrong(
             partial(weighs, room=0.0),
@@ -572,10 +732,13 @@ def run_temperature(answer, a, top):
         raise Says("Return one number, the temperature tau.")
     if not 0 < tau < math.inf:
         raise Says(f"A temperature is positive and finite, and this is {tau:.3g}.")
-    p = (a.double() / tau).softmax(0)
-    if not math.isclose(p.max(), top, rel_tol=1e-4):
-        raise Says(f"For top = {top}, this tau makes the largest weight {p.max():.3f}.")
-    return p
+    if math.isclose(tau, temperature(a, top), rel_tol=6e-4):     # four digits
+        return "tau, to four digits"
+    found = f"{(a.double() / tau).softmax(0).max():.3f}"
+    if found == f"{top:.3f}":
+        raise Says(f"For top = {top}, this tau, {tau:.6g}, is near and not yet right "
+                   "to four significant digits.")
+    raise Says(f"For top = {top}, this tau makes the largest weight {found}.")
 
 
 def gap(a):
@@ -590,7 +753,8 @@ TEMPERATURE = Exercise(
     "interval finds the only tau there is.",
     given="a top",
     cases=lambda: [(rand(5, seed=61), 0.5), (rand(9, seed=62), 0.9),
-                   (10 * rand(4, seed=63), 0.3)],
+                   (10 * rand(4, seed=63), 0.3), (rand(2, seed=65), 0.7),
+                   (300 * rand(6, seed=64), 0.45), (rand(3, seed=66) - 300, 0.999)],
     call=run_temperature,
     wrong=(
         Wrong(
@@ -659,25 +823,20 @@ def pick(a, v):
     return hard_of(a, v) + soft_of(a, v) - soft_of(a, v).detach()
 
 
+VALUE, SLOPE = "the value", "the gradient of a"
+
+
 def run_pick(answer, a, v):
-    """Return the result beside the gradient that reaches the scores."""
+    """Return the result, and the gradient that reaches the scores."""
     scores = a.clone().requires_grad_()
     y = answer(scores, v)
     if y is None or y is ...:
         return y
-    if not isinstance(y, Tensor) or y.shape != (len(a), v.shape[1]):
-        raise Says(
-            f"pick(a, v) should return a tensor of shape {(len(a), v.shape[1])}: for "
-            "each question one row of v."
-        )
-    if not y.is_floating_point():
-        raise Says("pick(a, v) should return rows of v, floating point as they are.")
     slope = torch.zeros_like(a)
-    if y.requires_grad:
-        g = rand(*y.shape, seed=71)
-        found = torch.autograd.grad(y, scores, g, allow_unused=True)[0]
-        slope = slope if found is None else found
-    return torch.cat([y.detach(), slope], dim=1)
+    if isinstance(y, Tensor) and y.requires_grad:
+        g = rand(*y.shape, seed=71, dtype=y.dtype)
+        slope, = torch.autograd.grad(y, scores, g, materialize_grads=True)
+    return {VALUE: y, SLOPE: slope}
 
 
 PICK = Exercise(
@@ -687,7 +846,10 @@ PICK = Exercise(
     "is zero, and carries the slope.",
     given="a v",
     cases=lambda: [(rand(3, 5, seed=72), rand(5, 2, seed=73)),
-                   (rand(4, 7, seed=74), rand(7, 3, seed=75))],
+                   (rand(4, 7, seed=74), rand(7, 3, seed=75)),
+                   (rand(1, 6, seed=76), rand(6, 4, seed=77)),
+                   (rand(3, 1, seed=76), rand(1, 2, seed=77)),
+                   (300 * rand(2, 4, seed=76) - 300, rand(4, 3, seed=77))],
     call=run_pick,
     wrong=(
         Wrong(
@@ -700,6 +862,12 @@ PICK = Exercise(
             soft_of,
             "This is the soft look-up, forward and backward. Forward, the value should "
             "be the best key's alone.",
+        ),
+        Wrong(
+            lambda a, v: hard_of(a, v) + (soft_of(a, v) - hard_of(a, v)).detach(),
+            "The value is the soft one, and no gradient reaches the scores. The two "
+            "have changed places: soft should keep its gradient, and (hard - soft) be "
+            "detached.",
         ),
         Wrong(
             lambda a, v: hard_of(a, v) - soft_of(a, v) + soft_of(a, v).detach(),
@@ -715,6 +883,11 @@ PICK = Exercise(
             lambda a, v: hard_of(a, v) + soft_of(a, v),
             "Hard and soft are added, so the value is too large. Take soft.detach() "
             "off again.",
+        ),
+        Wrong(
+            lambda a, v: hard_of(a, v) + soft_of(a, v).detach(),
+            "Hard and soft are added, and soft is detached: the value is too large, "
+            "and no gradient passes. It is soft - soft.detach() that is added.",
         ),
         Wrong(
             lambda a, v: hard_of(a, v) + 2 * (soft_of(a, v) - soft_of(a, v).detach()),
@@ -737,10 +910,9 @@ PICK = Exercise(
             "is no longer the one in the dictionary.",
         ),
         Wrong(
-            lambda a, v: hard_of(a, v) + (soft_of(a, v) - hard_of(a, v)).detach(),
-            "The value is the soft one, and no gradient reaches the scores. The two "
-            "have changed places: soft should keep its gradient, and (hard - soft) be "
-            "detached.",
+            lambda a, v: v[a.argmax(0)[:1].expand(len(a))],
+            "One row of v is given to all questions. Each has a best key of its own: "
+            "argmax along axis 1.",
         ),
         Wrong(
             lambda a, v: (a + (one_hot(a) - a).detach()) @ v,
@@ -760,7 +932,7 @@ ALIKE_FORM = (
 NEGATIVE = "A weight is negative. A softmax gives none below zero."
 TOTAL = "The weights p and other should each sum to 1."
 REPEATED = (
-    "Two rows of V are the same (within 0.1). Shifting weight between equal values is "
+    "Two rows of V lie less than 0.1 apart. Shifting weight between equal values is "
     "too easy: make all values different."
 )
 DIFFERENT = "The two results differ: p @ V should equal other @ V to 1e-4."
@@ -783,7 +955,10 @@ def alike():
 
 
 def judge_alike(answer):
-    V, p, other = (part.double() for part in answer)
+    if not isinstance(answer, (tuple, list)) or len(answer) != 3 or not all(
+            isinstance(part, Tensor) for part in answer):
+        return ALIKE_FORM
+    V, p, other = (part.detach().double() for part in answer)
     if V.ndim != 2 or V.shape[1] < 2 or not p.shape == other.shape == V.shape[:1]:
         return ALIKE_FORM
     if not all(part.isfinite().all() for part in (V, p, other)):

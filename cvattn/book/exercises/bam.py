@@ -34,8 +34,18 @@ FIELD = Exercise(
     "squared. [1, 4] sees more pixels than [4, 4], in a smaller square.",
     given="dilations",
     cases=lambda: [([1, 1],), ([4, 4],), ([1, 4],), ([2, 2, 2],), ([1, 2, 4],),
-                   ([3],)],
+                   ([3],), ([5, 1],), ([1, 1, 1, 1],), ([9, 3, 1],), ([2, 3],)],
     wrong=(
+        Wrong(partial(field, side=lambda d: 3 * max(d), seen=lambda d: 9 * len(d)),
+              "A kernel of 3 with dilation d spans 2d + 1 pixels, not 3d; and the "
+              "layers' reaches add up. Collect the offsets along one axis."),
+
+        Wrong(partial(field, seen=lambda d: 3 ** len(d)),
+              "This counts paths along one axis. Several paths can end at one pixel, "
+              "and the other axis has as many offsets: collect them, and square their "
+              "number."),
+        Wrong(lambda dilations: list(field(dilations)),
+              "The numbers are right, in a list. A tuple is asked for."),
         Wrong(partial(field, side=lambda d: 2 * sum(d)),
               "The side lacks the pixel in the middle: 1 + 2 * sum."),
         Wrong(partial(field, side=lambda d: 1 + sum(d)),
@@ -98,8 +108,21 @@ REFINED = Exercise(
     cases=lambda: [
         (rand(3, 5, 7, 11, seed=1), rand(3, 5, seed=2), rand(3, 7, 11, seed=3)),
         (rand(2, 13, 5, 3, seed=4), rand(2, 13, seed=5), rand(2, 5, 3, seed=6)),
+        (rand(1, 4, 2, 6, seed=4), rand(1, 4, seed=5), rand(1, 2, 6, seed=6)),
+        (rand(4, 1, 3, 2, seed=4), 300 * rand(4, 1, seed=5), rand(4, 3, 2, seed=6)),
+        (300 * rand(5, 2, 1, 1, seed=4), rand(5, 2, seed=5), 9 * rand(5, 1, 1, seed=6)),
     ],
     wrong=(
+        Wrong(partial(refined, gate=lambda c, s: (
+            torch.sigmoid(c) + torch.sigmoid(s)) / 2),
+              "Each score has a sigmoid of its own, and the gates are averaged. Add "
+              "the scores, then take one sigmoid."),
+        Wrong(partial(refined, gate=lambda c, s: torch.tanh(c + s)),
+              "This is a tanh, from -1 to 1. The gate is a sigmoid."),
+        Wrong(partial(refined, apply=lambda x, M: x - x * M),
+              "The weighed map is taken off: the factor is 1 - M. BAM's is 1 + M."),
+        Wrong(partial(refined, gate=lambda c, s: torch.sigmoid(c - s)),
+              "One score is taken off the other. Add them."),
         Wrong(partial(refined, apply=lambda x, M: x * M),
               "The map is multiplied by its gate and the input is not added: the "
               "factor is M, in (0, 1). BAM's is 1 + M."),
@@ -152,9 +175,29 @@ SLOPES = Exercise(
     reference=slopes,
     right="One chain rule, three factors: 1, the other score, or who won.",
     given="Mc Ms how",
-    axes="NM",
-    cases=lambda: [(rand(3, 5, seed=11), rand(3, 5, seed=12), how) for how in FACTORS],
+    axes="BC",
+    cases=lambda: [(f * rand(*size, seed=11), f * rand(*size, seed=12), how)
+                   for f, size in ((1, (3, 5)), (1, (1, 7)), (300, (4, 2)))
+                   for how in FACTORS],
     wrong=(
+        Wrong(partial(slopes, factors=FACTORS | {"max": lambda c, s: 0.5}),
+              "Under the maximum both scores get half of the slope. The larger one "
+              "gets all of it."),
+        Wrong(partial(slopes, factors=FACTORS | {"product": lambda c, s: c * s}),
+              "Under the product the inner factor is the product itself. Mc * Ms "
+              "changes by Ms when Mc changes by 1."),
+        Wrong(partial(slopes, factors=FACTORS | {"product": lambda c, s: c + s}),
+              "Under the product the inner factor is the sum. Mc * Ms changes by Ms "
+              "when Mc changes by 1."),
+        Wrong(partial(slopes, factors=dict.fromkeys(FACTORS, FACTORS["sum"])),
+              "The inner factor is missing: this is the sigmoid's slope alone. The "
+              "combined score changes with Mc by 1, by Ms, or by 1 or 0."),
+        Wrong(lambda Mc, Ms, how: slopes(Mc, Ms, "sum"),
+              "This is the slope under the sum, whatever `how` says."),
+        Wrong(lambda Mc, Ms, how: slopes(Ms, Mc, how),
+              "This is the slope along Ms. Asked is the slope along Mc."),
+        Wrong(lambda Mc, Ms, how: -slopes(Mc, Ms, how),
+              "The sign is turned."),
         Wrong(partial(slopes, slope=lambda M: torch.ones_like(M)),
               "The slope of the sigmoid is missing: M (1 - M)."),
         Wrong(partial(slopes, slope=lambda M: M),
@@ -224,7 +267,8 @@ def call_on_object(answer, M, o):
 def mass_cases():
     cases = []
     for seed, small, large in ((21, (3, 4, 5), (3, 12, 15)), (22, (2, 3, 3), (2, 6, 6)),
-                               (23, (2, 5, 4), (2, 5, 4))):
+                               (23, (2, 5, 4), (2, 5, 4)), (24, (1, 2, 4), (1, 6, 8)),
+                               (25, (4, 1, 1), (4, 2, 5))):
         o = rand(*large, seed=seed) > 0.3
         cases.append((torch.sigmoid(2 * rand(*small, seed=seed + 10)), o))
     return cases
@@ -270,6 +314,14 @@ ON_OBJECT = Exercise(
         Wrong(smooth,
               "The map is interpolated smoothly, which moves mass between places. "
               "Shrink the mask by averaging instead."),
+        Wrong(lambda M, o: on_object((M > 0.5).to(M.dtype), o),
+              "The gates are made 0 or 1 first. Each counts by its value."),
+        Wrong(lambda M, o: on_object(M.square(), o),
+              "The gates are squared. Each counts by its value."),
+        Wrong(lambda M, o: (M * shares(o, M)).sum((1, 2)) / (
+            M * (1 - shares(o, M))).sum((1, 2)),
+              "The mass on the object is divided by that beside it. Divide by the sum "
+              "of the whole map."),
         Wrong(lambda M, o: 1 - on_object(M, o),
               "This is the share beside the object."),
         Wrong(lambda M, o: 100 * on_object(M, o),
@@ -294,11 +346,27 @@ def parameters(channels, reduction, *, bias=1, norm=2, dilated=2, kernel=9,
 PARAMETERS = Exercise(
     name="parameters",
     reference=parameters,
-    right="Most of them are the three C x C/r layers; the two dilated convolutions "
-    "cost 18 (C/r)^2, whatever the dilation.",
+    right="The three C x C/r layers have 3 C^2 / r weights, the two dilated "
+    "convolutions 18 C^2 / r^2, whatever the dilation: more than those as long as r is "
+    "below 6.",
     given="channels reduction",
-    cases=lambda: [(256, 16), (64, 4), (96, 8), (32, 2)],
+    cases=lambda: [(256, 16), (64, 4), (96, 8), (32, 2), (6, 6), (5, 1)],
     wrong=(
+        Wrong(lambda channels, reduction: parameters(channels, reduction)
+              - channels // reduction * channels - channels // reduction,
+              "A layer from C to C/r is missing, with its bias. There is one in each "
+              "branch, and one back to C in the channel branch."),
+        Wrong(lambda channels, reduction: parameters(channels, reduction)
+              - 2 * channels,
+              "The channel branch's BatchNorm is missing, or has one channel: it "
+              "normalises C."),
+        Wrong(lambda channels, reduction: parameters(channels, reduction) - 2,
+              "The spatial branch's BatchNorm is missing: a scale and a shift for its "
+              "one channel."),
+        Wrong(lambda channels, reduction: parameters(channels, reduction)
+              + 2 * (channels - 1),
+              "The spatial branch's BatchNorm is counted with C channels. Its map has "
+              "one."),
         Wrong(partial(parameters, bias=0),
               "The biases are missing. Every linear layer and convolution has them, "
               "one for each output."),
@@ -380,7 +448,9 @@ def stacks():
                  ([4, 4], full, (13, 17), (5, 8)), ([1, 2], full, (9, 11), (1, 3)),
                  ([1, 3], corner, (9, 11), (4, 2)))]
     signed = rand(1, 1, 3, 3, seed=62)
-    return [*cases, (bent(signed), rand(1, 1, 7, 5, seed=63), (3, 2))]
+    return [*cases, (bent(signed), rand(1, 1, 7, 5, seed=63), (3, 2)),
+            (bent(-signed), rand(1, 1, 1, 6, seed=64) - 1, (0, 5)),
+            (torch.square, 300 * rand(1, 1, 4, 3, seed=65), (2, 0))]
 
 
 FELT = Exercise(
@@ -419,6 +489,12 @@ FELT = Exercise(
         Wrong(lambda f, x, at: felt(f, x, at) / felt(f, x, at).max(),
               "The gradient is right and then divided by its maximum. Leave it as it "
               "is."),
+        Wrong(lambda f, x, at: felt(f, x, at) / felt(f, x, at).abs().sum(),
+              "The gradient is divided by its sum. Leave it as it is."),
+        Wrong(lambda f, x, at: felt(f, x, at).square(),
+              "The gradient is squared. Leave it as it is."),
+        Wrong(lambda f, x, at: felt(f, x, at).relu(),
+              "What is negative in the gradient is cut off. It has a sign: leave it."),
         Wrong(lambda f, x, at: felt(f, x, at) * x[0, 0],
               "The gradient is multiplied by x, as some saliency maps do. Here the "
               "gradient alone is asked for."),
@@ -471,6 +547,7 @@ DILATIONS = Exercise(
 
 # bam-8: normalised --------------------------------------------------------------
 
+
 def normalised(a, eps, *, axis=0, centre=True, correction=0, few=1,
                scale=lambda var, eps: (var + eps).sqrt()):
     if len(a) <= few:
@@ -479,12 +556,6 @@ def normalised(a, eps, *, axis=0, centre=True, correction=0, few=1,
     var = a.var(axis, keepdim=True, correction=correction)
     return (a - mean * centre) / scale(var, eps)
 
-
-def call_normalised(answer, a, eps):
-    try:
-        return answer(a, eps)
-    except ValueError:
-        return "a ValueError"
 
 
 def all_alike(a, eps):
@@ -501,9 +572,17 @@ NORMALISED = Exercise(
     given="a eps",
     axes="BC",
     cases=lambda: [(rand(4, 3, seed=41), 0.1), (3 * rand(5, 2, seed=42) + 1, 0.01),
-                   (rand(2, 4, seed=43), 0.1), (rand(1, 3, seed=44), 0.1)],
-    call=call_normalised,
+                   (rand(2, 4, seed=43), 0.1), (rand(1, 3, seed=44), 0.1),
+                   (300 * rand(3, 1, seed=45), 1e-5), (rand(2, 2, seed=46) - 300, 0.5)],
+    refuses=lambda a, eps: len(a) == 1,
     wrong=(
+        Wrong(lambda a, eps: normalised(a, eps, scale=lambda var, eps: (
+            len(a) * var + eps).sqrt()),
+              "The squares are summed. v is their mean: divide by B."),
+        Wrong(partial(normalised, scale=lambda var, eps: (var + eps**2).sqrt()),
+              "eps is squared. It is added to the variance as it is."),
+        Wrong(partial(normalised, scale=lambda var, eps: (var.clamp(min=eps)).sqrt()),
+              "eps is a lower limit here. It is added to every variance."),
         Wrong(partial(normalised, few=0),
               "A batch of one is let through: its variance is 0, and every score "
               "becomes 0. Raise a ValueError."),
@@ -564,8 +643,20 @@ FLIPPED = Exercise(
     given="Mc Ms",
     axes="B",
     cases=lambda: [(rand(3, 5, seed=51), rand(3, 7, 11, seed=52)),
-                   (rand(2, 6, seed=53) + 1, rand(2, 5, 3, seed=54) - 0.5)],
+                   (rand(2, 6, seed=53) + 1, rand(2, 5, 3, seed=54) - 0.5),
+                   (rand(1, 4, seed=55), rand(1, 2, 6, seed=56)),
+                   (300 * rand(4, 1, seed=57), rand(4, 3, 2, seed=58)),
+                   (rand(2, 7, seed=59) - 300, 300 * rand(2, 1, 1, seed=60))],
     wrong=(
+        Wrong(partial(flipped, differ=lambda a, b: (a > 0) & (b > 0)),
+              "This is the share that is open under both."),
+
+        Wrong(partial(flipped, differ=lambda a, b: a != b),
+              "This counts gates that are not equal. Asked is on which side of a half "
+              "each lies."),
+        Wrong(lambda Mc, Ms: flipped(Mc, Ms, count=lambda d: 100 * d.float().mean(
+            (1, 2, 3))),
+              "These are percent. Return shares, from 0 to 1."),
         Wrong(both_no,
               "Only two noes are counted. The two also disagree where one score says "
               "yes, the other no, and the yes is louder."),

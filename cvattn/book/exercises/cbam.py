@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cvattn.book.exercises.exercise import Exercise, Wrong, rand
+from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 
 
 def joined(*maps: Tensor) -> Tensor:
@@ -31,8 +31,31 @@ POOL_CHANNELS = Exercise(
     right="Two maps, whatever the number of channels, and the batch stays the batch.",
     given="x",
     axes="BCHW",
-    cases=lambda: [(rand(2, 5, 7, 11, seed=1),), (rand(3, 13, 5, 7, seed=2),)],
+    cases=lambda: [(rand(2, 5, 7, 11, seed=1),), (rand(3, 13, 5, 7, seed=2),),
+                   (rand(1, 4, 3, 6, seed=3) - 9,), (rand(4, 1, 5, 2, seed=4),),
+                   (300 * rand(3, 2, 1, 1, seed=5),)],
     wrong=(
+        Wrong(
+            lambda x: torch.cat([mean(x), largest(x)], dim=3),
+            "The two are joined along the columns: maps of twice the width. Join along "
+            "the channel axis, 1.",
+        ),
+        Wrong(
+            lambda x: torch.cat([mean(x), largest(x)], dim=2),
+            "The two are joined along the rows: maps of twice the height. Join along "
+            "the channel axis, 1.",
+        ),
+        Wrong(
+            lambda x: joined(mean(x), x.amin(1, keepdim=True)),
+            "The second map is the minimum over the channels. It should be the "
+            "maximum.",
+        ),
+        Wrong(
+            lambda x: joined(mean(x), largest(x)).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1: "
+            "(B, 2, H, W) is asked for, also with one picture or maps of one pixel.",
+        ),
+
         Wrong(
             lambda x: torch.cat([x.mean(1), x.amax(1)], dim=1),
             "The channel axis is gone before the two are joined, so `cat` along axis 1 "
@@ -114,8 +137,48 @@ CHANNEL_GATE = Exercise(
     cases=lambda: [
         (rand(3, 6, 5, 7, seed=11), rand(2, 6, seed=12), rand(6, 2, seed=13)),
         (rand(2, 8, 3, 11, seed=14), rand(4, 8, seed=15), rand(8, 4, seed=16)),
+        (rand(1, 5, 4, 2, seed=14) - 3, rand(1, 5, seed=15), rand(5, 1, seed=16)),
+        (rand(4, 3, 1, 1, seed=14), rand(3, 3, seed=15), rand(3, 3, seed=16)),
+        (60 * rand(2, 4, 5, 3, seed=14), rand(2, 4, seed=15), rand(4, 2, seed=16)),
     ],
     wrong=(
+        Wrong(
+            lambda x, W0, W1: torch.maximum(
+                *(layers(f, W0, W1) for f in descriptors(x))).sigmoid(),
+            "The larger of the two scores is taken. Add them, so that both descriptors "
+            "have a say.",
+        ),
+        Wrong(
+            lambda x, W0, W1: (sum(layers(f, W0, W1) for f in descriptors(x)) / 2
+                               ).sigmoid(),
+            "The two scores are averaged. Half the score is another gate: add them.",
+        ),
+        Wrong(
+            lambda x, W0, W1: torch.prod(torch.stack(
+                [layers(f, W0, W1) for f in descriptors(x)]), dim=0).sigmoid(),
+            "The two scores are multiplied. Add them.",
+        ),
+        Wrong(
+            lambda x, W0, W1: (layers(x.mean((2, 3)), W0, W1)
+                               - layers(x.amax((2, 3)), W0, W1)).sigmoid(),
+            "One score is taken off the other. Add them.",
+        ),
+        Wrong(
+            lambda x, W0, W1: sum(layers(f, W0, W1) for f in descriptors(x)).softmax(1),
+            "This is a softmax over the channels, which would compete. Use a sigmoid "
+            "for each.",
+        ),
+        Wrong(
+            lambda x, W0, W1: sum(layers(f, W0, W1) for f in (
+                x.mean((2, 3)), x.abs().amax((2, 3)))).sigmoid(),
+            "The second descriptor is the largest magnitude. The maximum is the "
+            "largest value with its sign: max, not max of abs.",
+        ),
+        Wrong(
+            lambda x, W0, W1: channel_gate(x, W0, W1).squeeze(),
+            "The values are right, but `squeeze()` drops the batch axis where there is "
+            "one picture. The gates are (B, C), whatever B.",
+        ),
         Wrong(
             lambda x, W0, W1: torch.sigmoid(layers(x.mean((2, 3)), W0, W1)),
             "This is SE: the maximum is missing.",
@@ -212,8 +275,22 @@ COUNT = Exercise(
     given="channels reduction kernel_size official",
     cases=lambda: [
         (64, 16, 7, False), (64, 16, 7, True), (256, 8, 3, False), (256, 8, 3, True),
+        (6, 6, 5, True), (5, 1, 1, False), (5, 1, 9, True),
     ],
     wrong=(
+        Wrong(
+            less(lambda c, d, k, o: 2 * k - 2 * k**2),
+            "A kernel of side k has k * k weights for each map, not k.",
+        ),
+        Wrong(
+            less(lambda c, d, k, o: 2 * k**2),
+            "The convolution is counted with two output maps. It makes one.",
+        ),
+        Wrong(
+            less(lambda c, d, k, o: 2 * c - 2 if o else 0),
+            "The BatchNorm is counted with C channels. It stands behind the "
+            "convolution, which makes one: a scale and a shift.",
+        ),
         Wrong(
             less(lambda C, h, k, o: C - h if o else 0),
             "Each bias has C numbers. The first layer makes C / r, so its bias has no "
@@ -307,8 +384,20 @@ REFINE = Exercise(
     given="x channel spatial",
     axes="BCHW",
     cases=lambda: [(rand(3, 6, 5, 7, seed=31), some_channel, some_spatial),
-                   (rand(2, 4, 11, 3, seed=32), some_channel, some_spatial)],
+                   (rand(2, 4, 11, 3, seed=32), some_channel, some_spatial),
+                   (9 * rand(1, 3, 4, 2, seed=33), some_channel, some_spatial),
+                   (rand(4, 1, 1, 5, seed=34) - 2, some_channel, some_spatial)],
     wrong=(
+        Wrong(
+            lambda x, channel, spatial: channel(x) * x + spatial(channel(x) * x) * (
+                channel(x) * x),
+            "F' is added once more. F'' is the product of F' and its gate alone.",
+        ),
+        Wrong(
+            lambda x, channel, spatial: (channel(x) * x) * (
+                channel(x) * spatial(channel(x) * x)),
+            "The channel gates are applied twice. F' has them already.",
+        ),
         Wrong(
             lambda x, channel, spatial: channel(x) * spatial(x) * x,
             "Both gates are computed from x: this is the parallel order. The spatial "
@@ -378,6 +467,25 @@ def guarded(x, f):
     return spatial_gate(x, f)
 
 
+def padded(mode):
+    def answer(x, f):
+        side = f.shape[-1] // 2
+        maps = F.pad(pool_channels(x), (side,) * 4, mode=mode)
+        return torch.sigmoid(F.conv2d(maps, f))
+    return answer
+
+
+def run_spatial_gate(answer, x, f):
+    try:
+        return answer(x, f)
+    except (AssertionError, ValueError) as error:
+        if f.shape[-1] in (3, 7):
+            raise
+        raise Says(f"A kernel of side {f.shape[-1]} is refused. Any odd size will do, "
+                   "with k // 2 zeros on each side; and a rule about arguments belongs "
+                   "in a ValueError.") from error
+
+
 SPATIAL_GATE = Exercise(
     name="spatial_gate",
     reference=spatial_gate,
@@ -388,8 +496,37 @@ SPATIAL_GATE = Exercise(
         (rand(2, 5, 7, 9, seed=41), rand(1, 2, 3, 3, seed=42)),
         (rand(3, 4, 11, 7, seed=43), rand(1, 2, 5, 5, seed=44) / 3),
         (rand(1, 6, 9, 9, seed=45), rand(1, 2, 7, 7, seed=46) / 5),
+        (rand(4, 3, 6, 5, seed=47), rand(1, 2, 1, 1, seed=48)),
+        (rand(2, 1, 8, 11, seed=49) - 2, rand(1, 2, 9, 9, seed=50) / 7),
+        (60 * rand(3, 5, 1, 4, seed=51), rand(1, 2, 3, 3, seed=52)),
     ],
+    call=run_spatial_gate,
     wrong=(
+        Wrong(
+            lambda x, f: spatial_gate(x, f, padding=3 if f.shape[-1] == 7 else 1),
+            "The padding is looked up, 3 for a kernel of 7 and 1 for any other, as in "
+            "fault SA3: 5 and 9 lose rows and columns, 1 gains some. It is k // 2.",
+        ),
+        Wrong(
+            lambda x, f: spatial_gate(x, f, padding=3 if f.shape[-1] == 7 else
+                                      1 if f.shape[-1] == 3 else 0),
+            "Only kernels of 3 and 7 get a padding. Any odd size needs k // 2 zeros on "
+            "each side.",
+        ),
+        *(Wrong(
+            padded(mode),
+            f"Beyond the border lies what {mode!r} padding puts there. There should be "
+            "zeros.",
+        ) for mode in ("replicate", "circular")),
+        Wrong(
+            lambda x, f: spatial_gate(x, f, pool=lambda x: joined(mean(x), mean(x))),
+            "Both maps are the mean. Channel 1 of the kernel is for the maximum.",
+        ),
+        Wrong(
+            lambda x, f: spatial_gate(x, f, pool=lambda x: joined(
+                largest(x), largest(x))),
+            "Both maps are the maximum. Channel 0 of the kernel is for the mean.",
+        ),
         Wrong(
             dropped,
             "The channel axis is lost in both reductions, so `cat` stacks heights. "
@@ -427,6 +564,11 @@ SPATIAL_GATE = Exercise(
             guarded,
             "A kernel of side 5 is refused. Any odd size will do, with k // 2 zeros on "
             "each side; and a rule about arguments belongs in a ValueError.",
+        ),
+        Wrong(
+            lambda x, f: torch.sigmoid(F.conv2d(
+                pool_channels(x), f.transpose(2, 3), padding=f.shape[-1] // 2)),
+            "The kernel is transposed: its rows meet the map's columns.",
         ),
         Wrong(
             lambda x, f: spatial_gate(x, f, act=lambda a: a),
@@ -523,8 +665,17 @@ SEES = Exercise(
         ([(3, 1), (3, 2), (3, 2)], 7),
         ([(7, 2), (3, 2), (1, 1), (3, 2), (3, 3)], 3),
         ([(5, 2), (3, 1), (2, 2)], 5),
+        ([], 7), ([(3, 1)], 1), ([(1, 4)], 3), ([(3, 1), (5, 1)], 3),
     ],
     wrong=(
+        Wrong(
+            lambda layers, k: sees(layers, k) - 1,
+            "One pixel is missing: even with no layer at all a place sees itself.",
+        ),
+        Wrong(
+            lambda layers, k: sees([*layers, (k, 1)], k),
+            "The gate's own kernel is counted twice.",
+        ),
         Wrong(
             lambda layers, k: sees(layers, 1),
             "This is what one pixel of x' sees. The kernel of the gate itself comes on "
@@ -596,10 +747,6 @@ def through_pools(x, g_avg, g_max, *, share=None, at=None):
             + g_max[:, :, None, None] * top)
 
 
-def without_autograd(answer, *args):
-    with torch.no_grad():
-        return answer(*args)
-
 
 def distinct(*shape: int, seed: int) -> Tensor:
     """Numbers of which no two are equal."""
@@ -615,12 +762,32 @@ THROUGH_POOLS = Exercise(
     "one.",
     given="x g_avg g_max",
     axes="BCHW",
-    call=without_autograd,
+    without=("autograd",),
     cases=lambda: [
         (distinct(3, 4, 5, 7, seed=71), rand(3, 4, seed=72), rand(3, 4, seed=73)),
         (distinct(2, 6, 3, 5, seed=74), rand(2, 6, seed=75), rand(2, 6, seed=76)),
+        (distinct(1, 3, 4, 2, seed=77) - 20, rand(1, 3, seed=78), rand(1, 3, seed=79)),
+        (distinct(4, 1, 1, 3, seed=77), 300 * rand(4, 1, seed=78), rand(4, 1, seed=79)),
+        (distinct(2, 5, 1, 1, seed=77), rand(2, 5, seed=78), rand(2, 5, seed=79)),
     ],
     wrong=(
+        Wrong(
+            lambda x, g, h: through_pools(x, g, h, at=lambda x: (
+                x.abs() == x.abs().amax((2, 3), keepdim=True)).to(x.dtype)),
+            "The pixel of the largest magnitude receives g_max. The maximum is the "
+            "largest value, with its sign.",
+        ),
+        Wrong(
+            lambda x, g, h: through_pools(x, g, h, at=lambda x: (
+                x == x.amin((2, 3), keepdim=True)).to(x.dtype)),
+            "The smallest pixel receives g_max. It is the largest that moves the "
+            "maximum.",
+        ),
+        Wrong(
+            lambda x, g, h: through_pools(x, g, h, share=lambda x: 1 / x[0].numel()),
+            "g_avg is divided by C H W. Each channel has a mean of its own, over its H "
+            "W places.",
+        ),
         Wrong(
             lambda x, g, h: through_pools(x, 0 * g, g + h),
             "Both gradients go to the largest pixel. That is the maximum's way; the "
@@ -723,8 +890,35 @@ HEAT = Exercise(
     cases=lambda: [
         (rand(3, 5, 4, 7, seed=81), rand(4, 5, seed=82), torch.tensor([2, 0, 3])),
         (rand(2, 6, 5, 3, seed=83), rand(3, 6, seed=84), torch.tensor([1, 1])),
+        (300 * rand(1, 3, 2, 4, seed=85), rand(5, 3, seed=86), torch.tensor([4])),
+        (rand(4, 1, 1, 3, seed=87) + 2, rand(2, 1, seed=88),
+         torch.tensor([0, 1, 1, 0])),
     ],
     wrong=(
+        Wrong(
+            lambda A, w, k: heat(A, w, k, act=torch.abs),
+            "The sign is dropped in place of the ReLU. What speaks against the class "
+            "counts as none.",
+        ),
+        Wrong(
+            lambda A, w, k: heat(A, w, k) / A.shape[1],
+            "The sum is divided by C H W. It runs over the channels and is no mean: "
+            "divide by the number of places, HW.",
+        ),
+        Wrong(
+            lambda A, w, k: heat(A, w, k, act=torch.sigmoid),
+            "A sigmoid stands where the ReLU should.",
+        ),
+        Wrong(
+            lambda A, w, k: heat(A, w.softmax(1), k),
+            "The weights of the class go through a softmax. They are used as they are, "
+            "of either sign.",
+        ),
+        Wrong(
+            lambda A, w, k: (w[k] * A.mean((2, 3))).relu(),
+            "The mean over the places is taken: that is a number for each channel. "
+            "Grad-CAM keeps the places, and sums over the channels.",
+        ),
         Wrong(
             lambda A, w, k: (w[k][:, :, None, None] * A).mean(1).relu(),
             "The mean is taken over the channels. Sum over them, and divide by the "
@@ -803,7 +997,7 @@ ODD = (
 PLAIN = "There is a NaN or an infinity in the maps. Give plain finite numbers."
 NEAR = (
     "A 3 x 3 window at the centre can tell them apart: the mean or the maximum over "
-    "the channels differs in one of its nine places."
+    "the channels differs in at least one of its nine places."
 )
 FAR = (
     "A 5 x 5 window at the centre cannot tell them apart either: over the channels "
@@ -825,7 +1019,10 @@ def lookalikes():
 
 
 def judge_lookalikes(answer):
-    a, b = (part.double() for part in answer)
+    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not all(
+            isinstance(part, Tensor) for part in answer):
+        return FORM
+    a, b = (part.detach().double() for part in answer)
     if a.shape != b.shape or a.ndim != 4 or len(a) != 1 or a.shape[1] < 1:
         return FORM
     if not all(n >= 7 and n % 2 for n in a.shape[2:]):

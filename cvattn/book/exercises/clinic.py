@@ -23,9 +23,13 @@ BOOL = (
     "torch.allclose, .any() or .all()."
 )
 CHANGED = (
-    "Your test hands the module back changed: a weight, its mode (train or eval) or "
-    "the layers themselves. The next test then examines another module. Work on "
-    "copy.deepcopy(module)."
+    "Your test hands the module back changed: a weight, a gradient that a backward "
+    "pass left, its mode (train or eval) or the layers themselves. The next test then "
+    "examines another module. Work on copy.deepcopy(module)."
+)
+CHANGED_X = (
+    "Your test hands x back changed: its numbers, or requires_grad and the gradient "
+    "that a backward pass left. Work on x.clone()."
 )
 COIN = (
     "Asked twice about the same module and the same x, your test gave two answers. A "
@@ -40,12 +44,27 @@ SHAPE = (
     "the numbers."
 )
 FINITE = (
-    "Your test asks whether the numbers are finite. They are: this patient computes "
-    "something, only not what it should."
+    "Your test finds numbers that are not finite, and nothing else that was tried. "
+    "This patient's are finite: it computes something, only not what it should."
 )
 GRADIENT = (
     "Your test looks for parameters that no gradient reaches. Here each parameter gets "
     "one: autograd differentiates the wrong function faithfully."
+)
+FAINT = (
+    "Your test looks for parameters that no gradient reaches. Here each gets one, and "
+    "those of the layers that choose are 0 but for rounding. Ask how large they are."
+)
+ONE_BRANCH = (
+    "Your test looks for parameters that no gradient reaches, which is right, and it "
+    "does not find those of this patient. Does it look at both branches, and at each "
+    "parameter?"
+)
+MOVES = (
+    "Your test changes x and asks whether the output stays as it was. This patient's "
+    "moves too, as the right one's does: something else that both see moved with x (if "
+    "one channel rises, so does the mean). Change x so that only the suspected part "
+    "can answer."
 )
 COUNT = (
     "Your test counts the parameters. This patient has all of them, and no more."
@@ -124,6 +143,8 @@ def probes(well: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         "shape": lambda y: y.unsqueeze(-1),
         "finite": lambda y: y * math.nan,
         "infinite": lambda y: torch.full_like(y, math.inf),
+        "huge": lambda y: torch.full_like(y, 1e6),
+        "constant": lambda y: torch.full_like(y, 0.5),
         "batch": lambda y: y + y.mean(dim=0, keepdim=True),
         "twice": lambda y: y + torch.rand_like(y),
         "scale": lambda y: 1.5 * y,
@@ -153,8 +174,12 @@ def frozen(well: nn.Module) -> nn.Module:
     return module
 
 
-def diagnosis(answer: Callable, well: nn.Module, x: Tensor) -> str | None:
-    """Say what an answer looks at that lets a broken module go."""
+def diagnosis(answer: Callable, well: nn.Module, x: Tensor,
+              gradient: str) -> str | None:
+    """Say what an answer looks at that lets a broken module go.
+
+    gradient: what to say to one that looks at gradients.
+    """
     found = set()
     for fault, module in probes(well):
         try:
@@ -166,13 +191,15 @@ def diagnosis(answer: Callable, well: nn.Module, x: Tensor) -> str | None:
         return SHAPE
     if found and found <= {"finite", "infinite"}:
         return SEEDED if repeats(answer, well, x) else FINITE
+    if found == {"infinite", "huge", "constant"}:    # whatever is the same everywhere
+        return MOVES if compares(answer, well, x) else VALUES
     if "gradient" in found:
-        return GRADIENT
+        return gradient
     if found == {"count"}:
         return COUNT
     if "sum" in found and "scale" not in found:
         return SUM
-    if "scale" in found:
+    if found & {"scale", "huge"}:
         return VALUES
     if "batch" in found:
         return BATCH
@@ -181,8 +208,8 @@ def diagnosis(answer: Callable, well: nn.Module, x: Tensor) -> str | None:
     return None if found else BLIND
 
 
-def repeats(answer: Callable, well: nn.Module, x: Tensor) -> bool:
-    """Whether the answer runs the module twice on the same numbers."""
+def runs(answer: Callable, well: nn.Module, x: Tensor) -> list[tuple[str, Tensor]]:
+    """Return which methods the answer runs, and on which numbers."""
     module, cls, seen = copy.deepcopy(well), type(well), []
 
     def noting(method):
@@ -197,7 +224,19 @@ def repeats(answer: Callable, well: nn.Module, x: Tensor) -> bool:
         verdict(answer, module, x)
     except Exception:    # what was seen until then counts
         pass
-    return any(m == n and torch.equal(a, b) for (m, a), (n, b) in combinations(seen, 2))
+    return seen
+
+
+def repeats(answer: Callable, well: nn.Module, x: Tensor) -> bool:
+    """Whether the answer runs the module twice on the same numbers."""
+    return any(m == n and torch.equal(a, b)
+               for (m, a), (n, b) in combinations(runs(answer, well, x), 2))
+
+
+def compares(answer: Callable, well: nn.Module, x: Tensor) -> bool:
+    """Whether the answer runs the module on two different inputs of one shape."""
+    return any(m == n and a.shape == b.shape and not torch.equal(a, b)
+               for (m, a), (n, b) in combinations(runs(answer, well, x), 2))
 
 
 def differentiates(answer: Callable, well: nn.Module, x: Tensor) -> bool:
@@ -217,7 +256,7 @@ def state(module: nn.Module) -> tuple:
     """What a test must leave as it was."""
     return (type(module), [(type(m), m.training) for m in module.modules()],
             [(n, t.clone()) for n, t in module.state_dict().items()],
-            [p.requires_grad for p in module.parameters()])
+            [(p.requires_grad, p.grad is None) for p in module.parameters()])
 
 
 def same(a: tuple, b: tuple) -> bool:
@@ -228,7 +267,10 @@ def same(a: tuple, b: tuple) -> bool:
 
 def verdict(answer: Callable, module: nn.Module, x: Tensor) -> object:
     """Ask once: a bool, or None and ... as they come."""
-    value = answer(module, x.clone())
+    given = x.clone()
+    value = answer(module, given)
+    if given.requires_grad or not torch.equal(given, x):
+        raise Says(CHANGED_X)
     if isinstance(value, Tensor) and value.numel() == 1 and value.dtype == torch.bool:
         value = value.item()
     if type(value).__module__ == "numpy" and type(value).__name__.startswith("bool"):
@@ -238,7 +280,7 @@ def verdict(answer: Callable, module: nn.Module, x: Tensor) -> object:
     raise Says(BOOL)
 
 
-def ask(case: Patient, answer: Callable, module: nn.Module, x: Tensor):
+def ask(case: Patient, gradient: str, answer: Callable, module: nn.Module, x: Tensor):
     """Return the verdict if it is right; raise Says with the mistake if not."""
     before = state(module)
     first = verdict(answer, module, x)
@@ -246,7 +288,6 @@ def ask(case: Patient, answer: Callable, module: nn.Module, x: Tensor):
         return first
     if not same(before, state(module)):
         raise Says(CHANGED)
-    module.zero_grad(set_to_none=True)
     if verdict(answer, module, x) is not first:
         raise Says(COIN)
     if first is isinstance(module, case.sick):
@@ -263,7 +304,7 @@ def ask(case: Patient, answer: Callable, module: nn.Module, x: Tensor):
         norms = any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)
                     for m in well.modules())
         raise Says(IDLE if norms and differentiates(answer, well, x) else CONVICTS)
-    raise Says(diagnosis(answer, well, x) or ACQUITS)
+    raise Says(diagnosis(answer, well, x, gradient) or ACQUITS)
 
 
 def examinations(case: Patient) -> list[tuple[nn.Module, Tensor]]:
@@ -285,7 +326,8 @@ def right_one(case: Patient, x: Tensor) -> nn.Module:
     return one_of(case, case.well, x)
 
 
-def exercise(number: int, test: Callable, right: str, *wrong: Wrong) -> Exercise:
+def exercise(number: int, test: Callable, right: str, *wrong: Wrong,
+             gradient: str = GRADIENT) -> Exercise:
     case = PATIENTS[number]
 
     return Exercise(
@@ -293,7 +335,7 @@ def exercise(number: int, test: Callable, right: str, *wrong: Wrong) -> Exercise
         reference=test,
         right=right,
         given="module x",
-        call=partial(ask, case),
+        call=partial(ask, case, gradient),
         cases=partial(examinations, case),
         wrong=(*anybody(case, test), *wrong),
     )
@@ -332,8 +374,22 @@ def twice(module, x):
 def idle(module, x):
     """The gradient test."""
     module = copy.deepcopy(module)
-    module(x.requires_grad_()).square().sum().backward()
+    module(x).square().sum().backward()
     return any(p.grad is None or not p.grad.any() for p in module.parameters())
+
+
+def unreached(module, x, part=lambda module: module):
+    """The gradient test for parameters, of one part, that have no gradient at all."""
+    module = copy.deepcopy(module)
+    module(x).square().sum().backward()
+    return any(p.grad is None for p in part(module).parameters())
+
+
+def lifted(module, x):
+    """One channel rises, and with it the mean."""
+    y = x.clone()
+    y[:, 0] += 3
+    return torch.allclose(module.gate(x), module.gate(y))
 
 
 def size(module):
@@ -417,20 +473,22 @@ EXERCISES = {
         gradient, again, counted(1)),
     "clinic-2": exercise(
         2, equals, "The weights summed to 1 and chose nothing. A sum is a necessary "
-        "condition; counting the parameters, or looking for those without a gradient, "
-        "would have convicted it too.",
-        batch, again, Wrong(sums(1), SUM)),
+        "condition; counting the parameters, or looking for those whose gradient is 0 "
+        "but for rounding, would have convicted it too.",
+        batch, again, Wrong(sums(1), SUM), Wrong(unreached, FAINT),
+        gradient=FAINT),
     "clinic-3": exercise(
         3, cut, "Forward it is perfect: no test of values can tell. After one backward "
         "pass a grad that is None says all.",
-        batch, again, counted(3),
+        batch, again, counted(3), Wrong(
+            partial(unreached, part=lambda module: module.spatial), ONE_BRANCH),
         Wrong(lambda module, x: not torch.allclose(
             module.gate(x), torch.sigmoid(module.channel(x) + module.spatial(x))),
-            VALUES)),
+            VALUES), gradient=ONE_BRANCH),
     "clinic-4": exercise(
         4, maximum, "Two channels moved apart leave the mean as it was, so only a "
         "maximum over the channels can answer. Such a change isolates one part.",
-        gradient, batch, again, counted(4),
+        gradient, batch, again, counted(4), Wrong(lifted, MOVES),
         Wrong(lambda module, x: ((module.gate(x) <= 0) | (module.gate(x) >= 1)).any(),
               VALUES)),
     "clinic-5": exercise(

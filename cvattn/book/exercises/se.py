@@ -24,7 +24,9 @@ SQUEEZE = Exercise(
     right="Height and width are gone: one number for each picture and channel.",
     given="x",
     axes="BC",
-    cases=lambda: [(rand(3, 5, 7, 11, seed=1),), (rand(2, 13, 5, 3, seed=2),)],
+    cases=lambda: [(rand(3, 5, 7, 11, seed=1),), (rand(2, 13, 5, 3, seed=2),),
+                   (rand(1, 6, 2, 4, seed=3),), (rand(4, 1, 3, 2, seed=4),),
+                   (300 * rand(2, 3, 1, 1, seed=5),), (rand(1, 1, 4, 3, seed=6) - 9,)],
     wrong=(
         Wrong(
             lambda x: x.sum(dim=(2, 3)),
@@ -42,6 +44,16 @@ SQUEEZE = Exercise(
             "The values are right, but the two axes of size 1 are still there: "
             "(B, C, 1, 1). A linear layer works on the last axis, so z has to be "
             "(B, C). Leave out keepdim=True, or flatten.",
+        ),
+        Wrong(
+            lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(),
+            "`squeeze()` drops every axis of length 1, and with them the batch axis "
+            "where there is one picture, or the channels where there is one. Name the "
+            "two axes, squeeze((2, 3)), or flatten(1).",
+        ),
+        Wrong(
+            lambda x: x.flatten(2).median(2).values,
+            "This is the median of each channel's pixels. Eq. 2 takes the mean.",
         ),
         Wrong(
             lambda x: x.mean(dim=1),
@@ -95,7 +107,8 @@ COUNT = Exercise(
     "r doubles. The biases, C/r + C, hardly show.",
     given="channels reduction bias",
     cases=lambda: [
-        (64, 16, False), (256, 8, False), (30, 5, False), (64, 16, True), (30, 5, True)
+        (64, 16, False), (256, 8, False), (30, 5, False), (64, 16, True), (30, 5, True),
+        (8, 8, True), (7, 1, False), (7, 1, True),
     ],
     wrong=(
         Wrong(
@@ -132,6 +145,21 @@ COUNT = Exercise(
             "first layer, C in the second, not C twice.",
         ),
         Wrong(
+            lambda c, r, bias: 2 * c * (c // r) + (2 * (c // r) if bias else 0),
+            "Right without biases. A layer has as many biases as outputs: C/r in the "
+            "first layer, C in the second, not C/r twice.",
+        ),
+        Wrong(
+            lambda c, r, bias: 2 * c * (c // r) + (2 if bias else 0),
+            "Right without biases. A bias is not one number for each layer, but one "
+            "for each of its outputs: C/r in the first, C in the second.",
+        ),
+        Wrong(
+            lambda c, r, bias: c * c // r**2 + (c // r + c if bias else 0),
+            "The two divisions by r are multiplied. Each of the two matrices has C * "
+            "C/r entries; add them.",
+        ),
+        Wrong(
             lambda c, r, bias: 2 * c * (c // r) + (c if bias else 0),
             "The second layer's biases are there, the first layer's C/r are missing.",
         ),
@@ -149,6 +177,11 @@ def excite(z, W1, W2):
     return torch.sigmoid(torch.relu(z @ W1.T) @ W2.T)
 
 
+def exponentials(z, W1, W2):
+    e = (torch.relu(z @ W1.T) @ W2.T).exp()
+    return e / (1 + e)
+
+
 EXCITE = Exercise(
     name="excite",
     reference=excite,
@@ -159,6 +192,9 @@ EXCITE = Exercise(
     cases=lambda: [
         (rand(3, 10, seed=3), rand(2, 10, seed=4), rand(10, 2, seed=5)),
         (rand(2, 21, seed=6), rand(7, 21, seed=7), rand(21, 7, seed=8)),
+        (rand(1, 6, seed=6), rand(3, 6, seed=7), rand(6, 3, seed=8)),
+        (rand(4, 5, seed=6), rand(1, 5, seed=7), rand(5, 1, seed=8)),
+        (30 * rand(3, 4, seed=6), 9 * rand(2, 4, seed=7), 9 * rand(4, 2, seed=8)),
     ],
     wrong=(
         Wrong(
@@ -206,6 +242,29 @@ EXCITE = Exercise(
             lambda z, W1, W2: torch.tanh(torch.relu(z @ W1.T) @ W2.T),
             "This is a tanh, which runs from -1 to 1 and can flip a channel's sign. A "
             "sigmoid stays between 0 and 1.",
+        ),
+        Wrong(
+            lambda z, W1, W2: excite(z, W1, W2) * z,
+            "This is z, weighed by the gates. The gates themselves are asked for.",
+        ),
+        Wrong(
+            lambda z, W1, W2: torch.sigmoid((z @ W1.T).abs() @ W2.T),
+            "Between the layers the sign is dropped, as by abs. A ReLU makes 0 of what "
+            "is negative.",
+        ),
+        Wrong(
+            lambda z, W1, W2: torch.sigmoid(F.gelu(z @ W1.T) @ W2.T),
+            "There is a GELU between the layers. Eq. 3 has a ReLU.",
+        ),
+        Wrong(
+            lambda z, W1, W2: exponentials(z, W1, W2),
+            "e^a / (1 + e^a) is infinity over infinity, NaN, where the score a is "
+            "large. 1 / (1 + e^-a) is not, and torch.sigmoid cares for both ends.",
+        ),
+        Wrong(
+            lambda z, W1, W2: excite(z, W1, W2).squeeze(),
+            "The values are right, but `squeeze()` drops the batch axis where there is "
+            "one picture. s is (B, C), whatever B.",
         ),
         Wrong(
             lambda z, W1, W2: excite(z, W1, W2)[:, :, None, None],
@@ -283,8 +342,6 @@ class Halfway(Narrow):
 def run_repaired(answer, channels, reduction, x):
     if not isinstance(answer, type):
         raise Says("Hand over the class Repaired itself, not a module built from it.")
-    if channels % reduction:
-        return refuses(answer, channels, reduction)
     module = answer(channels, reduction=reduction)
     hidden = channels // reduction
     with torch.no_grad():
@@ -297,15 +354,10 @@ def run_repaired(answer, channels, reduction, x):
                 "W1 from C to C/r, W2 from C/r to C. Did __init__ call "
                 "super().__init__()?"
             ) from None
+        if module.W1.bias is not None or module.W2.bias is not None:
+            raise Says("W1 or W2 has a bias now. Keep bias=False, as the paper has it.")
         return module(x)
 
-
-def refuses(answer, channels, reduction):
-    try:
-        answer(channels, reduction=reduction)
-    except ValueError:
-        return "refused"
-    return "accepted"
 
 
 def se1(self, x):
@@ -347,11 +399,14 @@ REPAIRED = Exercise(
     given="channels reduction x",
     axes="BCHW",
     call=run_repaired,
+    refuses=lambda channels, reduction, x: channels % reduction > 0,
     cases=lambda: [
         (10, 2, rand(3, 10, 5, 7, seed=11)),
         (6, 3, rand(5, 6, 5, 6, seed=12)),
         (8, 16, rand(2, 8, 3, 5, seed=13)),
         (12, 8, rand(2, 12, 3, 5, seed=13)),
+        (4, 4, rand(1, 4, 3, 2, seed=13)),
+        (9, 3, 300 * rand(2, 9, 1, 1, seed=13)),
     ],
     wrong=(
         Wrong(
@@ -379,6 +434,22 @@ REPAIRED = Exercise(
             "The linear layers read x, not z. They work on the last axis, the width: "
             "where W differs from C they stop, and where W equals C they run along the "
             "wrong axis without a word.",
+        ),
+        Wrong(
+            repaired(lambda self, x: x * torch.sigmoid(
+                self.mlp(x.sum((2, 3))))[:, :, None, None]),
+            "The pool is a sum here. self.pool takes the mean, so that the gates do "
+            "not depend on the size of the map.",
+        ),
+        Wrong(
+            repaired(lambda self, x: x * torch.softmax(
+                self.mlp(x.mean((2, 3))), 1)[:, :, None, None]),
+            "The gates are a softmax over the channels. Broken has a sigmoid, and so "
+            "has the paper.",
+        ),
+        Wrong(
+            repaired(lambda self, x: x * (1 + squeezed(self, x)[:, :, None, None])),
+            "x is added: the factor is 1 + s. SE multiplies by s alone.",
         ),
         Wrong(
             repaired(lambda self, x: x * torch.sigmoid(x)),
@@ -473,18 +544,16 @@ def gradient_cases():
          rand(10, 2, seed=16, dtype=d), rand(3, 10, 5, 7, seed=17, dtype=d)),
         (rand(2, 6, 3, 4, seed=18, dtype=d), rand(3, 6, seed=19, dtype=d),
          rand(6, 3, seed=20, dtype=d), rand(2, 6, 3, 4, seed=21, dtype=d)),
+        (rand(1, 5, 2, 3, seed=18, dtype=d), rand(1, 5, seed=19, dtype=d),
+         rand(5, 1, seed=20, dtype=d), rand(1, 5, 2, 3, seed=21, dtype=d)),
+        (3 * rand(4, 3, 1, 2, seed=18, dtype=d), 5 * rand(3, 3, seed=19, dtype=d),
+         9 * rand(3, 3, seed=20, dtype=d), 300 * rand(4, 3, 1, 2, seed=21, dtype=d)),
     ]
 
 
-def without_autograd(answer, *args):
-    with torch.no_grad():
-        return answer(*args)
+def gates(x, W1, W2):
+    return excite(squeeze(x), W1, W2)
 
-
-def by_autograd(x, W1, W2, g):
-    W1 = W1.clone().requires_grad_()
-    y = x * excite(squeeze(x), W1, W2)[:, :, None, None]
-    return torch.autograd.grad(y, W1, g)[0]
 
 
 GRADIENT = Exercise(
@@ -493,7 +562,7 @@ GRADIENT = Exercise(
     right="Every picture adds its share, dh times z, to the one matrix they all use.",
     given="x W1 W2 g",
     axes="DC",
-    call=without_autograd,
+    without=("autograd",),
     cases=gradient_cases,
     wrong=(
         Wrong(
@@ -541,16 +610,22 @@ GRADIENT = Exercise(
             "that picture alone.",
         ),
         Wrong(
+            lambda *args: -weight_gradient(*args),
+            "The sign is turned: this is the step of descent, not the gradient.",
+        ),
+        Wrong(
+            lambda x, W1, W2, g: weight_gradient(x, W1, W2, g, gather=lambda g, x: (
+                g * x).sum(dim=(2, 3)) * gates(x, W1, W2)),
+            "dL/ds is multiplied by s once more. Since y = s x, it is the sum of g * x "
+            "over the pixels, and s comes in with the sigmoid's slope only.",
+        ),
+        Wrong(
             lambda x, W1, W2, g: weight_gradient(x, W1, W2, g)
             * (x.shape[2] * x.shape[3]),
             "This is H W times too large: what W1 multiplies is z, the mean of the "
             "pixels, not their sum.",
         ),
-        Wrong(
-            by_autograd,
-            "Autograd is switched off in this exercise: the chain rule is yours to "
-            "write. Afterwards it is a good judge of your result.",
-        ),
+
     ),
 )
 
@@ -590,7 +665,7 @@ BLIND = (
 
 
 def judge_twins(value):
-    if not isinstance(value, tuple) or len(value) != 3:
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
         return THREE
     if not all(isinstance(t, Tensor) for t in value):
         return THREE
@@ -669,7 +744,7 @@ BUDGET = Exercise(
     given="reduction stages",
     cases=lambda: [
         (16, (2,)), (16, (3,)), (16, (4,)), (16, (5,)), (16, (2, 3, 4, 5)),
-        (4, (3, 4)), (32, (2, 5)), (16, ()),
+        (4, (3, 4)), (32, (2, 5)), (16, ()), (8, (5, 3)), (1, (2,)),
     ],
     wrong=(
         Wrong(
@@ -731,8 +806,8 @@ def swap(block, x, donor):
 
 def swap_cases():
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(22)
-        net = cifar_resnet(partial(SE, reduction=4), depth=8, width=(8, 12, 12))
+        torch.default_generator.manual_seed(58)
+        net = cifar_resnet(partial(SE, reduction=2), depth=8, width=(8, 12, 12))
         for m in net.modules():
             if isinstance(m, nn.BatchNorm2d):
                 nn.init.uniform_(m.running_mean, -1, 1)
@@ -745,6 +820,7 @@ def swap_cases():
     return [
         (net.layer1[0], rand(3, 8, 7, 5, seed=23), 2 * rand(3, 8, 7, 5, seed=24)),
         (net.layer2[0], rand(2, 8, 9, 7, seed=25), 2 * rand(2, 8, 9, 7, seed=26)),
+        (net.layer3[0], rand(1, 12, 4, 6, seed=27), 2 * rand(1, 12, 4, 6, seed=28)),
     ]
 
 
@@ -820,6 +896,25 @@ SWAP = Exercise(
             "There is no gate at all: this is the plain block.",
         ),
         Wrong(
+            swapped(lambda i, u, own, gate: torch.relu(i + u / 2)),
+            "Every gate is a half, whatever the donor.",
+        ),
+        Wrong(
+            swapped(lambda i, u, own, gate: torch.relu(
+                i + u * gate.mean(0, keepdim=True))),
+            "The donors' gates are averaged over the batch. Each picture has a donor "
+            "of its own, the one at its place.",
+        ),
+        Wrong(
+            swapped(lambda i, u, own, gate: torch.relu(i + u * gate.flip(0))),
+            "The donors come in the reverse order. Picture n gets the gates of donor "
+            "n.",
+        ),
+        Wrong(
+            swapped(lambda i, u, own, gate: torch.relu(i + u * (gate + own) / 2)),
+            "The two gates are averaged. The donor's alone is asked for.",
+        ),
+        Wrong(
             swapped(lambda i, u, own, gate: gate),
             "This is the donor's gate. It still has to weigh the residual branch of x.",
         ),
@@ -876,19 +971,14 @@ def place_cases():
         attention = SE(6, reduction=2)
         nn.init.normal_(attention.W1.weight)
         nn.init.normal_(attention.W2.weight)
-    x = rand(3, 6, 7, 5, seed=28)
-    places = ("standard", "pre", "post", "identity", "sideways")
-    return [(place, residual, shortcut, attention, x) for place in places]
+    x, one = rand(3, 6, 7, 5, seed=28), 30 * rand(1, 6, 2, 3, seed=29)
+    places = ("standard", "pre", "post", "identity")
+    return [(place, residual, shortcut, attention, x) for place in (
+        *places, "sideways")] + [
+        (place, residual, shortcut, attention, one) for place in places]
 
 
-def run_place(answer, place, residual, shortcut, attention, x):
-    if place != "sideways":
-        return answer(place, residual, shortcut, attention, x)
-    try:
-        answer(place, residual, shortcut, attention, x)
-    except ValueError:
-        return "refused"
-    return "accepted"
+
 
 
 PLACES = Exercise(
@@ -897,7 +987,7 @@ PLACES = Exercise(
     right="Four places, one module: only the order of the calls differs.",
     given="place residual shortcut attention x",
     axes="BCHW",
-    call=run_place,
+    refuses=lambda place, *rest: place == "sideways",
     cases=place_cases,
     wrong=(
         Wrong(
@@ -956,6 +1046,23 @@ PLACES = Exercise(
             block_but(standard=lambda r, c, a, x: torch.relu(a(c(x) + r(x)))),
             "At the standard place the attention weighs the sum. It should weigh the "
             "residual branch before the sum.",
+        ),
+        Wrong(
+            block_but(post=lambda r, c, a, x: torch.relu(c(x) + a(r(x)))),
+            "'post' is written as 'standard'. It weighs the block's output: attention "
+            "of the relu of the sum.",
+        ),
+        Wrong(
+            block_but(pre=lambda r, c, a, x: torch.relu(a(x) + r(a(x)))),
+            "At 'pre' the shortcut is attention(x) here. It is shortcut(x).",
+        ),
+        Wrong(
+            block_but(
+                standard=lambda r, c, a, x: torch.relu(x + a(r(x))),
+                pre=lambda r, c, a, x: torch.relu(x + r(a(x))),
+                post=lambda r, c, a, x: a(torch.relu(x + r(x))),
+                identity=lambda r, c, a, x: torch.relu(a(x) + r(x))),
+            "x itself is added, and not shortcut(x), which may be a convolution.",
         ),
         Wrong(
             block_but(sideways=lambda r, c, a, x: x),
@@ -1138,6 +1245,7 @@ PROJECT = Exercise(
     "Student's. If it contains 0, these runs do not settle which arm is better; that "
     "is a result too.",
     given="",
+    seconds=1800.0,
     judge=judge_report,
     wrong=(
         Wrong(lambda: (0.8, 0.81), FORM),

@@ -28,8 +28,28 @@ DESCRIPTOR = Exercise(
     given="U",
     axes="BC",
     cases=lambda: [(rand(3, 2, 5, 7, 11, seed=1) + 1,),
-                   (rand(2, 3, 4, 6, 5, seed=2) - 1,)],
+                   (rand(2, 3, 4, 6, 5, seed=2) - 1,),
+                   (rand(1, 4, 3, 2, 5, seed=3),), (rand(4, 1, 3, 2, 6, seed=4),),
+                   (300 * rand(2, 3, 1, 1, 1, seed=5),)],
     wrong=(
+        Wrong(
+            lambda U: descriptor(U).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1: s is "
+            "(B, C), also for one picture or one channel.",
+        ),
+        Wrong(
+            lambda U: U.prod(dim=1).mean(dim=(2, 3)),
+            "The branches are multiplied. Eq. 1 adds them up.",
+        ),
+        Wrong(
+            lambda U: U.sum(dim=1).mean(dim=2),
+            "The mean runs down the rows alone: one axis of places is left. Average "
+            "over both.",
+        ),
+        Wrong(
+            lambda U: U.sum(dim=1).mean(dim=(0, 2, 3)),
+            "The mean runs over the batch too. Each picture has an s of its own.",
+        ),
         Wrong(
             lambda U: U.mean(dim=(1, 3, 4)),
             "The mean runs over the branches too, so s is M times too small. The "
@@ -105,8 +125,23 @@ COUNT = Exercise(
     right="And it is what `cvattn.SK` has. With C = 128 the layers that choose, "
     "12,352, have more parameters than the two branches, 9,728.",
     given="channels branches groups reduction minimum",
-    cases=lambda: [(128, 2, 32, 16, 32), (1024, 3, 32, 16, 32), (64, 2, 8, 4, 8)],
+    cases=lambda: [(128, 2, 32, 16, 32), (1024, 3, 32, 16, 32), (64, 2, 8, 4, 8),
+                   (6, 1, 1, 2, 4), (6, 4, 6, 1, 2)],
     wrong=(
+        Wrong(
+            lambda *n: count(*n) - n[0] * max(n[0] // n[3], n[4]),
+            "The layer W, from C to d, is missing.",
+        ),
+        Wrong(
+            lambda *n: count(*n, k=(1, 1, 1, 1)),
+            "A 3 x 3 kernel has nine weights for each pair of channels; here it has "
+            "one.",
+        ),
+        Wrong(
+            lambda *n: count(*n, norm=1, inner=1),
+            "A BatchNorm learns two numbers for each channel, a factor and an offset. "
+            "One is counted.",
+        ),
         Wrong(
             lambda *n: count(*n, d=min(n[0] // n[3], n[4])),
             "d is the smaller of C/r and L. L is a lower limit: take the larger.",
@@ -211,8 +246,27 @@ CHOOSE = Exercise(
     given="scores U",
     axes="BCHW",
     cases=lambda: [(rand(3, 10, seed=11), rand(3, 2, 5, 7, 4, seed=12)),
-                   (rand(2, 12, seed=13), rand(2, 3, 4, 5, 3, seed=14))],
+                   (rand(2, 12, seed=13), rand(2, 3, 4, 5, 3, seed=14)),
+                   (rand(1, 8, seed=15), rand(1, 4, 2, 3, 5, seed=16)),
+                   (rand(4, 3, seed=15), rand(4, 1, 3, 2, 6, seed=16)),
+                   ((300 * rand(3, 6, seed=15)).round(), rand(3, 6, 1, 2, 4, seed=16))],
     wrong=(
+        Wrong(
+            partial(choose, f=lambda e: e.exp() / e.exp().sum(1, keepdim=True)),
+            "Right for small scores. With large ones exp overflows, or all of a "
+            "channel's underflow, and the division gives NaN: take the largest score "
+            "off first, as softmax does.",
+        ),
+        Wrong(
+            lambda scores, U: choose(scores, U).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1: V is "
+            "(B, C, H, W), also for one picture or one channel.",
+        ),
+        Wrong(
+            partial(choose, f=lambda e: e / e.sum(1, keepdim=True)),
+            "The scores are divided by their sum. They have any sign, so such shares "
+            "can be negative or huge: use a softmax.",
+        ),
         Wrong(
             partial(choose, f=over_all),
             "The softmax runs over all M C scores of a picture: channels compete, and "
@@ -295,8 +349,27 @@ LARGER_SHARE = Exercise(
     given="hidden A",
     axes="BC",
     cases=lambda: [(rand(3, 4, seed=21), rand(2, 5, 4, seed=22)),
-                   (rand(2, 5, seed=23), rand(2, 5, 5, seed=24))],
+                   (rand(2, 5, seed=23), rand(2, 5, 5, seed=24)),
+                   (rand(1, 3, seed=25), rand(2, 7, 3, seed=26)),
+                   (rand(4, 1, seed=25), rand(2, 1, 1, seed=26)),
+                   ((20 * rand(3, 2, seed=25)).round(),
+                    (20 * rand(2, 6, 2, seed=26)).round())],
+    without=("softmax", "exp"),
     wrong=(
+        Wrong(
+            lambda z, A: torch.tanh(z @ (A[1] - A[0]).T),
+            "This is a tanh, from -1 to 1. A share lies between 0 and 1.",
+        ),
+        Wrong(
+            lambda z, A: larger_share(z, A).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1: "
+            "(B, C) is asked for, also for one picture.",
+        ),
+        Wrong(
+            lambda z, A: torch.sigmoid(z @ A[1].T) * (1 - torch.sigmoid(z @ A[0].T)),
+            "Two sigmoids are multiplied. It is one sigmoid, of the difference of the "
+            "scores.",
+        ),
         Wrong(
             lambda z, A: torch.sigmoid(z @ (A[0] - A[1]).T),
             "This is a_0, the weight of the smaller kernel. The larger one has the "
@@ -380,6 +453,11 @@ def one_row_of(p):
     return p
 
 
+def last_picture_not(p):
+    p[-1] *= 0.7
+    return p
+
+
 def mean_one(p):
     """Over the branches the sums are 1 in the mean, and no sum is."""
     p = p.softmax(1)
@@ -403,8 +481,28 @@ COMPETES = Exercise(
         ((20 * rand(5, 7, 64, seed=38)).softmax(1),),
         (over_all(rand(1, 2, 3, seed=39)),),
         (2 * rand(3, 2, 5, seed=40).softmax(1),),
+        (rand(1, 3, 4, seed=41).softmax(1),), (rand(4, 3, 2, seed=41).softmax(2),),
+        (1.001 * rand(2, 3, 5, seed=42).softmax(1),),
+        (1.00005 * rand(2, 3, 5, seed=43).softmax(2),),
+        (rand(3, 4, 2, seed=44),),
+        (last_picture_not(rand(3, 2, 5, seed=45).softmax(1)),),
+        (-rand(3, 2, 5, seed=46).softmax(1),),
     ],
     wrong=(
+        Wrong(
+            lambda p: competes(p, test=lambda p, axis: ones(p, axis, 5e-3)),
+            "The tolerance is too wide: a sum of 1.001 is not within 1e-4 of 1.",
+        ),
+        Wrong(
+            lambda p: competes(p, test=lambda p, axis: ones(p, axis, 1.2e-5)),
+            "The tolerance is too narrow: within 1e-4 counts as 1, as is said, and "
+            "torch.allclose by itself allows 1e-5.",
+        ),
+        Wrong(
+            lambda p: competes(p[:1]),
+            "Only the first picture is looked at. The sums of all must be 1.",
+        ),
+
         Wrong(
             lambda p: competes(p, axes={k: AXES[k] for k in
                                         ("batch", "branch", "channel")}),
@@ -500,11 +598,27 @@ MERGED = Exercise(
     right="A choice between sizes is a kernel that changes with the picture. BatchNorm "
     "and ReLU between the branches and the sum are what keeps SK from being just that.",
     given="near far a",
+    axes="C channels, 1 input channel of a group, 5 rows, 5 columns",
     cases=lambda: [(rand(4, 1, 3, 3, seed=41), rand(4, 1, 3, 3, seed=42),
                     torch.tensor([0.0, 0.3, 0.5, 1.0])),
                    (rand(2, 1, 3, 3, seed=43), rand(2, 1, 3, 3, seed=44),
-                    torch.tensor([0.8, 0.1]))],
+                    torch.tensor([0.8, 0.1])),
+                   (rand(1, 1, 3, 3, seed=45), 300 * rand(1, 1, 3, 3, seed=46),
+                    torch.tensor([0.6]))],
     wrong=(
+        Wrong(
+            lambda near, far, a: merged(near, far, a).squeeze(1),
+            "The axis of the group's one input channel is gone. conv2d wants a kernel "
+            "of (C, 1, 5, 5).",
+        ),
+        Wrong(
+            lambda near, far, a: merged(near, far, a.mean().expand_as(a)),
+            "All channels share one weight, the mean of a. Each has its own.",
+        ),
+        Wrong(
+            lambda near, far, a: merged(near, far, a[:1].expand_as(a)),
+            "All channels get the weight of channel 0. Each has its own.",
+        ),
         Wrong(
             lambda near, far, a: merged(near, far, 1 - a),
             "The weights are exchanged: a belongs to the dilated kernel, the far one.",
@@ -588,8 +702,21 @@ REACH = Exercise(
     "Dilation 1 and 2 together read every offset from -3 to 3.",
     given="dilations",
     cases=lambda: [([1, 2],), ([2],), ([2, 2],), ([3, 1],), ([],), ([1, 2, 5],),
-                   ([1, 4],)],
+                   ([1, 4],), ([1],), ([1, 1, 1],), ([4, 2, 1],)],
     wrong=(
+        Wrong(
+            lambda d: tuple(reach(d)),
+            "The offsets are right, in a tuple. A list is asked for.",
+        ),
+        Wrong(
+            lambda d: [o for o in reach(d) if o],
+            "The offset 0 is missing: the middle tap reads it.",
+        ),
+        Wrong(
+            lambda d: sorted(reach(d), reverse=True),
+            "The offsets are right, from the largest to the smallest. Sort them the "
+            "other way.",
+        ),
         Wrong(
             lambda d: list(range(-sum(d), sum(d) + 1)),
             "Every offset within the reach is listed. Dilation leaves gaps: [2] reads "
@@ -665,9 +792,10 @@ def score_gradient(a, U, g, *, axis=1):
     return a * (da - (a * da).sum(dim=axis, keepdim=True))
 
 
-def without_autograd(answer, a, U, g):
-    with torch.no_grad():
-        return answer(a, U, g)
+
+def loud(case):
+    a, U, g = case
+    return a, 300 * U, g
 
 
 def gradient_case(*shape, seed):
@@ -684,10 +812,30 @@ SCORE_GRADIENT = Exercise(
     right="Over the branches the gradients of a channel's scores sum to zero: raise "
     "all scores alike, and nothing moves.",
     given="a U g",
+    axes="B pictures, M branches, C channels",
+    without=("autograd",),
     cases=lambda: [gradient_case(3, 2, 5, 4, 6, seed=51),
-                   gradient_case(2, 4, 3, 5, 2, seed=61)],
-    call=without_autograd,
+                   gradient_case(2, 4, 3, 5, 2, seed=61),
+                   gradient_case(1, 3, 2, 4, 5, seed=64),
+                   gradient_case(4, 1, 3, 2, 1, seed=67),
+                   loud(gradient_case(2, 3, 1, 1, 4, seed=70))],
     wrong=(
+        Wrong(
+            lambda a, U, g: score_gradient(a, U, g).sum(1),
+            "The branches are summed, and over them these gradients cancel: (B, M, C) "
+            "is asked for.",
+        ),
+        Wrong(
+            lambda a, U, g: score_gradient(a, U, g.sum((2, 3), keepdim=True).expand(
+                -1, -1, *U.shape[3:])),
+            "g is summed over the places before it meets U. Each place's g belongs to "
+            "its own pixel: multiply, and then sum.",
+        ),
+        Wrong(
+            lambda a, U, g: score_gradient(a, a[..., None, None] * U, g),
+            "U is weighed by a before the products with g are summed. The slope of V "
+            "with respect to a weight is U itself.",
+        ),
         Wrong(
             lambda a, U, g: of_weights(U, g),
             "This is the gradient of the weights a. It has to go back through the "
@@ -761,7 +909,8 @@ def swap(sk, x, donor):
 
 def swap_cases():
     cases = []
-    for branches, seed in ((2, 71), (3, 81)):
+    for branches, seed, size in ((2, 71, (3, 6, 5, 7)), (3, 81, (3, 6, 5, 7)),
+                                 (4, 91, (1, 6, 4, 3))):
         sk = SK(6, branches=branches, groups=3, reduction=2, minimum=4).eval()
         with torch.no_grad():
             for i, t in enumerate(sk.state_dict().values()):
@@ -771,8 +920,7 @@ def swap_cases():
                 if hasattr(m, "running_var"):
                     m.running_var.abs_().add_(0.5)
             sk.bn.bias.add_(1)
-        cases.append((sk, rand(3, 6, 5, 7, seed=seed + 40),
-                      2 * rand(3, 6, 5, 7, seed=seed + 41)))
+        cases.append((sk, rand(*size, seed=seed + 40), 2 * rand(*size, seed=seed + 41)))
     return cases
 
 
@@ -810,6 +958,18 @@ SWAP = Exercise(
             lambda sk, x, donor: mixed(sk.weights(donor), [x] * len(sk.F)),
             "The weights multiply x itself. They mix the maps that the branches make "
             "of it, sk.split(x).",
+        ),
+        Wrong(
+            lambda sk, x, donor: mixed(sk.weights(donor).flip(0), sk.split(x)),
+            "The donors come in the reverse order. Picture n has donor n.",
+        ),
+        Wrong(
+            lambda sk, x, donor: sk.split(x)[0],
+            "This is the map of branch 0 alone. The donor's weights mix all of them.",
+        ),
+        Wrong(
+            lambda sk, x, donor: mixed(torch.ones(()) / len(sk.F), sk.split(x)),
+            "Every branch gets the same weight, whatever the donor.",
         ),
         Wrong(
             lambda sk, x, donor: sum(sk.split(x)),

@@ -37,8 +37,16 @@ CENTRES = Exercise(
     axes="P",
     cases=lambda: [(torch.arange(7.0), 7, False), (torch.arange(7.0), 7, True),
                    (torch.tensor([4.0, 0.0, 2.0]), 5, False),
-                   (torch.tensor([3.0, 1.0]), 9, True)],
+                   (torch.tensor([3.0, 1.0]), 9, True),
+                   (torch.tensor([0.0]), 1, False), (torch.tensor([11.0]), 12, True)],
     wrong=(
+        Wrong(partial(centres, edges=lambda i, n: 2 * (i + 1) / (n + 1) - 1),
+              "With align_corners=False the centres lie 2 / W apart and half a step "
+              "inside of the ends. Here they are spread with a whole step at either "
+              "end."),
+        Wrong(partial(centres, corners=lambda i, n: 2 * i / n - 1),
+              "With align_corners=True the last centre is at 1. From pixel 0 to it "
+              "there are W - 1 steps, not W."),
         Wrong(partial(centres, edges=ends),
               "Both conventions give the same here, that of align_corners=True. With "
               "False, -1 and 1 are the edges, and the first centre lies half a pixel "
@@ -90,8 +98,19 @@ CROP = Exercise(
     axes="BIJ",
     cases=lambda: [(torch.tensor([[4.0, 6, 10, 8], [0, 0, 7, 11], [31, 2, 9, 18],
                                   [3, 1, 20, 6]]), (20, 40)),
-                   (torch.tensor([[13.0, 2, 3, 5]]), (28, 16))],
+                   (torch.tensor([[13.0, 2, 3, 5]]), (28, 16)),
+                   (torch.tensor([[0.0, 0, 9, 6], [8, 5, 1, 1]]), (6, 9))],
     wrong=(
+        Wrong(partial(crop, at=lambda left, top, w, h, H, W: (
+            w / W, h / H, (2 * left + w) / W, (2 * top + h) / H)),
+              "The shift is counted from the picture's left and upper edge, from 0 to "
+              "2. Places go from -1 to 1: take 1 off."),
+        Wrong(partial(crop, at=lambda left, top, w, h, H, W: (
+            (w - left) / W, (h - top) / H, (left + w) / W - 1, (top + h) / H - 1)),
+              "Width and height are taken for the right and lower edge. A box is "
+              "(left, top, width, height)."),
+        Wrong(lambda box, size: crop(box, size)[:, :, :2],
+              "The column of shifts is missing. theta is (2, 3)."),
         Wrong(partial(crop, at=lambda left, top, w, h, H, W: (
             W / w, H / h, (2 * left + w) / W - 1, (2 * top + h) / H - 1)),
               "The scale is upside down. The grid is as large as the box, which is "
@@ -152,8 +171,17 @@ TURN = Exercise(
     right="The picture turns clockwise because the grid turns the other way.",
     given="degrees",
     axes="BIJ",
-    cases=lambda: [(torch.tensor([30.0, 90, -75, 10]),), (torch.tensor([-20.0]),)],
+    cases=lambda: [(torch.tensor([30.0, 90, -75, 10]),), (torch.tensor([-20.0]),),
+                   (torch.tensor([0.0, 180, 300, -300, 360]),)],
     wrong=(
+        Wrong(lambda degrees: torch.cat([turn(degrees)[:, :, 2:],
+                                         turn(degrees)[:, :, :2]], 2),
+              "The column of shifts stands first. It is the last: theta meets "
+              "(x, y, 1)."),
+        Wrong(lambda degrees: turn(degrees).mT,
+              "The result is transposed: theta is (2, 3)."),
+        Wrong(partial(turn, make=lambda c, s: turning(c, s, signs=(1, 1, 1, 1))),
+              "Both sines have the same sign. In a rotation they have opposite ones."),
         Wrong(partial(turn, make=lambda c, s: turning(c, -s)),
               "The picture turns anticlockwise. The grid must turn the other way than "
               "the picture; and y points down, which turns the textbook's matrix "
@@ -196,8 +224,17 @@ UNDO = Exercise(
     "transformer would be perfect if it found this.",
     given="theta",
     axes="BIJ",
-    cases=lambda: [(maps(4, 1),), (maps(1, 2),)],
+    cases=lambda: [(maps(4, 1),), (maps(1, 2),), (torch.tensor([
+        [[-2.0, 0, 0.5], [0, 0.5, -30]], [[0, 1, 300], [-1, 0, 0]]]),)],
     wrong=(
+        Wrong(lambda theta: torch.cat([torch.linalg.inv(theta[:, :, :2]).mT,
+                                       undo(theta)[:, :, 2:]], 2),
+              "The inverse is transposed, the shift is right."),
+        Wrong(lambda theta: torch.linalg.pinv(theta).mT,
+              "This is the pseudo-inverse of the (2, 3) matrix. theta is a map x -> "
+              "A x + b: its last column is added, and is undone by itself."),
+        Wrong(lambda theta: torch.cat([1 / theta[:, :, :2], undo(theta)[:, :, 2:]], 2),
+              "The entries are inverted one by one. The matrix is to be inverted."),
         Wrong(partial(undo, shift=lambda A, b: -b),
               "The shift is only turned round. If A x + b is undone, it is by "
               "A^-1 (x - b): the shift passes through A^-1, too."),
@@ -237,6 +274,23 @@ def sample(U, x, y, *, whole=torch.floor, weight=lambda dx, dy: (1 - dx, 1 - dy)
                 row, column = j.long().clamp(0, H - 1), i.long().clamp(0, W - 1)
             V = V + w * U[row, column] * torch.where(inside, 1.0, outside)
     return V
+
+
+def truncated(U, x, y):
+    """int() for floor, and the weights as 1 - |x - m|."""
+    H, W = U.shape
+    V = torch.zeros_like(x)
+    for n in (y.trunc(), y.trunc() + 1):
+        for m in (x.trunc(), x.trunc() + 1):
+            inside = (n >= 0) & (n < H) & (m >= 0) & (m < W)
+            weight = (1 - (x - m).abs()) * (1 - (y - n).abs()) * inside
+            V = V + weight * U[n.long().clamp(0, H - 1), m.long().clamp(0, W - 1)]
+    return V
+
+
+def round_about(U, x, y):
+    """The four pixels around the nearest one's corner."""
+    return sample(U, x, y, whole=torch.round)
 
 
 def nearest(U, x, y):
@@ -294,9 +348,25 @@ SAMPLE = Exercise(
     axes="P",
     cases=lambda: [(rand(5, 7, seed=31), *places(5, 7, 40, 32)),
                    (rand(9, 4, seed=34), *places(9, 4, 30, 35)),
-                   (rand(1, 3, seed=37), *places(1, 3, 20, 38))],
+                   (rand(1, 3, seed=37), *places(1, 3, 20, 38)),
+                   (300 * rand(6, 1, seed=40), *places(6, 1, 25, 41)),
+                   (rand(3, 4, seed=43), torch.tensor([1.3]), torch.tensor([-0.6]))],
     call=call_sample,
+    without=("grid_sample",),
     wrong=(
+        Wrong(truncated,
+              "int(), .long() and trunc go towards zero, so the two pixels around -0.3 "
+              "are taken for 0 and 1, and 1 gets a negative weight. They are -1 and 0: "
+              "use floor."),
+        Wrong(round_about,
+              "The pixel before 1.7 is 1, not 2: use floor, not round."),
+        Wrong(lambda U, x, y: sample(U, x + 0.5, y + 0.5),
+              "All is read half a pixel too far to the right and down. Here pixel m "
+              "lies at m, not at m + 1/2."),
+        Wrong(lambda U, x, y: sample(U, x - 0.5, y - 0.5),
+              "All is read half a pixel too far to the left and up. Here pixel m lies "
+              "at m, not at m + 1/2."),
+
         Wrong(partial(sample, outside=1.0),
               "Outside of the picture the border pixel is read. There are zeros: give "
               "a pixel that does not exist the weight 0."),
@@ -338,6 +408,12 @@ def slope(U, x, y, *, rows=lambda a, b, dy: a * (1 - dy) + b * dy, sign=1):
     return sign * rows(up, down, dy)
 
 
+def by_trunc(U, x, y):
+    m, n = x.trunc(), y.trunc()
+    up, down = (sample(U, m + 1, row) - sample(U, m, row) for row in (n, n + 1))
+    return up * (1 - (y - n)) + down * (y - n)
+
+
 def endless(U, x, y):
     dx, dy = away(U, x, y)
     return (U * dx.sign() * (1 - dy.abs()).clamp(min=0)).sum((1, 2))
@@ -366,9 +442,23 @@ SLOPE = Exercise(
     given="U x y",
     axes="P",
     cases=lambda: [(rand(5, 7, seed=41), *places(5, 7, 40, 42)),
-                   (rand(9, 4, seed=44), *places(9, 4, 30, 45))],
+                   (rand(9, 4, seed=44), *places(9, 4, 30, 45)),
+                   (rand(1, 3, seed=47), *places(1, 3, 20, 48)),
+                   (300 * rand(6, 1, seed=50), *places(6, 1, 25, 51)),
+                   (rand(3, 4, seed=53), torch.tensor([-0.6]), torch.tensor([1.3]))],
     call=call_sample,
+    without=("autograd",),
     wrong=(
+        Wrong(partial(slope, rows=lambda a, b, dy: b),
+              "Only the lower row is used. Both are, by their nearness along y."),
+        Wrong(lambda U, x, y: slope(U, x, y) / 2,
+              "This is half the slope: a difference over two pixels, perhaps. The two "
+              "columns lie one apart."),
+        Wrong(by_trunc,
+              "int(), .long() and trunc go towards zero, so around -0.3 the pixels 0 "
+              "and 1 are taken. They are -1 and 0: use floor."),
+        Wrong(lambda U, x, y: slope(U, x, y).abs(),
+              "The sign is lost: it says which way is brighter."),
         Wrong(partial(slope, sign=-1),
               "The sign is turned: moving to the right adds weight to the right pixel "
               "and takes it from the left one."),
@@ -408,7 +498,8 @@ def to_theta(pull, x, y, *, join=lambda p, t: p.T @ t):
 
 def pulls():
     return [(rand(n, 2, seed=s), uniform(-1, 1, n, s + 1), uniform(-1, 1, n, s + 2))
-            for n, s in ((12, 51), (35, 54))]
+            for n, s in ((12, 51), (35, 54), (1, 57))] + [
+        (300 * rand(4, 2, seed=60), uniform(-1, 1, 4, 61), uniform(-1, 1, 4, 62))]
 
 
 TO_THETA = Exercise(
@@ -431,6 +522,17 @@ TO_THETA = Exercise(
               "The columns are in another order: (xt, yt, 1)."),
         Wrong(partial(to_theta, join=lambda p, t: t.T @ p),
               "The result is transposed. theta is (2, 3), and so is its gradient."),
+        *(Wrong(partial(to_theta, join=lambda p, t, last=last: torch.cat(
+            [(p.T @ t)[:, :2], last(p)[:, None]], 1)), f"The last column is {what}. "
+            "The shift's factor is 1 for every pixel, so its gradient is the sum of "
+            "the pulls.") for what, last in (
+                ("zero", lambda p: torch.zeros(2)),
+                ("the mean of the pulls", lambda p: p.mean(0)),
+                ("all ones", lambda p: torch.ones(2)),
+                ("the number of pixels", lambda p: torch.full((2,), float(len(p)))))),
+        Wrong(partial(to_theta, join=lambda p, t: p[:, :1].T.expand(2, -1) @ t),
+              "Both rows are made of the pulls along x. The second row is made of "
+              "those along y."),
         Wrong(lambda pull, x, y: to_theta(pull, x, y)[:, :2],
               "The column of the shift is missing: its factor is 1."),
         Wrong(partial(to_theta, join=lambda p, t: p.sum(0)[:, None] * t.sum(0)),
@@ -464,8 +566,16 @@ OFF = Exercise(
                    (torch.tensor([4.0, 0.0, 1.0]), 5, False, True),
                    (torch.tensor([4.0, 0.0, 1.0]), 5, True, False),
                    (torch.arange(7.0), 7, True, True),
-                   (torch.arange(7.0), 7, False, False)],
+                   (torch.arange(7.0), 7, False, False),
+                   (torch.tensor([2.0]), 3, True, False),
+                   (torch.tensor([11.0]), 12, False, True)],
     wrong=(
+        Wrong(lambda i, W, made, read: off(i, W, made, read) / W,
+              "This is a share of the width. Asked are pixels."),
+        Wrong(lambda i, W, made, read: off(i, W, made, read) * (
+            (W - 1) / W if read else W / (W - 1)),
+              "The distance is stretched once more by W / (W - 1), or its inverse. "
+              "Take the place as made, and ask which pixel it is under `read`."),
         Wrong(partial(off, minus=lambda at, i: i - at),
               "The sign is turned: positive is a place too far to the right."),
         Wrong(partial(off, minus=lambda at, i: (at - i).abs()),
@@ -534,8 +644,10 @@ def call_regressor(answer, features):
     if any(p.dtype != torch.float32 for p in both):
         raise Says(f"The layer is {layer.weight.dtype}. Leave it float32.")
     with torch.no_grad():
-        mean = layer(rand(4, features, seed=features)).mean(0)
-    return tuple(round(v, 6) for v in mean.tolist())
+        theta = layer(300 * rand(4, features, seed=features))
+    if not torch.allclose(theta, theta[:1].expand_as(theta)):
+        raise Says("theta depends on the features, so the weights are not zero.")
+    return tuple(round(v, 6) for v in theta[0].tolist())
 
 
 REGRESSOR = Exercise(
@@ -544,12 +656,21 @@ REGRESSOR = Exercise(
     right="Whatever the localiser says, theta is the identity; and yet the weights "
     "have a gradient.",
     given="features",
-    cases=lambda: [(5,), (32,)],
+    cases=lambda: [(5,), (32,), (1,)],
     call=call_regressor,
     wrong=(
+        *(Wrong(partial(regressor, bias=bias),
+                f"The last column of theta is the shift, and here it is {what}: the "
+                "picture is moved. The bias of the identity is (1, 0, 0, 0, 1, 0).")
+          for bias, what in (((1.0, 0, 1, 0, 1, 1), "(1, 1)"),
+                             ((1.0, 0, 1, 0, 1, 0), "(1, 0)"))),
+        Wrong(partial(regressor, bias=(0.0, 0, 1, 0, 0, 1)),
+              "The ones stand in the last column, which is the shift, and not on the "
+              "diagonal: every output pixel reads the corner."),
         Wrong(partial(regressor, zero=False),
-              "The weights are as nn.Linear drew them, so theta depends on the picture "
-              "before anything is learned. Set them to zero."),
+              "The weights are not zero, so theta depends on the picture before "
+              "anything is learned. Set them to zero: the identity comes from the "
+              "bias."),
         Wrong(partial(regressor, set_bias=False),
               "The bias is as nn.Linear drew it: theta is some map, not the identity."),
         Wrong(partial(regressor, bias=(0.0,) * 6),

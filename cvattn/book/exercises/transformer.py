@@ -1,10 +1,12 @@
 """The exercises of the chapter "Attention Is All You Need", and known mistakes."""
 
 import math
+import weakref
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvattn.book.exercises.exercise import Exercise, Says, Wrong, rand
 
@@ -21,54 +23,28 @@ def late(a, *, again=False):
     return p / p.sum(1, keepdim=True) if again else p
 
 
-NOT_ITSELF = (
-    "A letter may look at itself, too; and the first one, which here may look nowhere, "
-    "becomes 0/0, NaN. Keep the diagonal: tril(), not tril(-1).")
-UNDERFLOW = (
-    "Masking after the softmax and sharing out again is right as long as anything is "
-    "left. In the last case the forbidden score is 200 above the others, they "
-    "underflow to zero, and the row is 0/0, NaN.")
+def lower(a):
+    return torch.ones(a.shape, dtype=torch.bool).tril()
+
+
+def unsafe(a, may, *, room=0.0):
+    """A masked softmax of bare exponentials."""
+    e = a.exp() * may
+    return e / (e.sum(1, keepdim=True) + room)
+
+
+def filled(number):
+    return lambda a: a.masked_fill(~lower(a), number).softmax(1)
+
+
+def added(number):
+    return lambda a: (a + number * (~lower(a)).float()).softmax(1)
+
+
+LOUD = torch.tensor([[-300.0, 250.0, 300.0], [299.0, 300.0, -300.0], [1.0, -2.0, 0.5]])
 MULTIPLIED = (
-    "Every row is NaN. Minus infinity may be added or put in place, never multiplied: "
-    "0 times infinity is NaN. masked_fill puts it where it belongs.")
-QUERIES = "The softmax runs over the queries. Each row is one query: axis 1."
-NOWHERE = (
-    "Right where there is something to see. A row that may look nowhere is minus "
-    "infinity throughout, and its softmax 0/0: NaN. It should be zeros.")
-
-
-def lost_rows(y, shape) -> list[int]:
-    """Return the rows that are NaN throughout, if nothing else is NaN."""
-    if not isinstance(y, Tensor) or y.shape != shape or not y.is_floating_point():
-        return []
-    rows = y.isnan().all(1)
-    return rows.nonzero().flatten().tolist() if rows.sum() * shape[1] == (
-        y.isnan().sum()) else []
-
-
-def run_look_back(answer, a):
-    y = answer(a)
-    rows = lost_rows(y, a.shape)
-    if len(rows) == len(a):
-        raise Says(MULTIPLIED)
-    if rows == [0]:
-        raise Says(NOT_ITSELF)
-    if rows:
-        raise Says(UNDERFLOW)
-    return y
-
-
-def run_hide(answer, a, may):
-    y = answer(a, may)
-    rows = lost_rows(y, a.shape)
-    if rows and rows == (~may.any(1)).nonzero().flatten().tolist():
-        raise Says(NOWHERE)
-    if len(rows) == len(a):
-        raise Says(MULTIPLIED)
-    columns = lost_rows(y.T, a.T.shape) if isinstance(y, Tensor) and y.ndim == 2 else []
-    if columns and columns == (~may.any(0)).nonzero().flatten().tolist():
-        raise Says(QUERIES)
-    return y
+    "Minus infinity may be added or put in place, never multiplied: 0 times infinity "
+    "is NaN. masked_fill puts it where it belongs.")
 
 
 LOOK_BACK = Exercise(
@@ -77,25 +53,59 @@ LOOK_BACK = Exercise(
     right="Forbidden scores are minus infinity before the softmax, so the rest of the "
     "row shares the whole, however large they were.",
     given="a",
-    axes="NM",
+    axes="N letters that ask, N letters that are asked",
     cases=lambda: [(rand(4, 4, seed=1),), (rand(6, 6, seed=2),),
-                   (rand(3, 3, seed=3) + torch.tensor([0.0, 0.0, 200.0]),)],
-    call=run_look_back,
+                   (rand(3, 3, seed=3) + torch.tensor([0.0, 0.0, 200.0]),),
+                   (rand(1, 1, seed=4),), (LOUD.clone(),),
+                   (rand(5, 5, seed=5) - 300,), (rand(2, 2, seed=6) - 60,)],
     wrong=(
+        Wrong(
+            lambda a: a.masked_fill(lower(a), -math.inf).softmax(1),
+            "The mask is the wrong way round: masked_fill fills where it is True, and "
+            "here it is True where a letter may look. Each sees only what comes "
+            "later, and the last one nothing: NaN. Was the ~ forgotten?",
+        ),
+        Wrong(
+            lambda a: a.masked_fill(lower(a).tril(-1), -math.inf).softmax(1),
+            "Each letter sees itself and what comes later. masked_fill fills where its "
+            "mask is True: it should be True where one may not look, triu(1).",
+        ),
+        Wrong(
+            lambda a: a.masked_fill(lower(a).T, -math.inf).softmax(1),
+            "A letter may look at itself, too: the mask hides the diagonal with what "
+            "comes later, triu() in place of triu(1). So the first letter, which sees "
+            "nothing, becomes NaN.",
+        ),
+        *(Wrong(
+            filled(number),
+            f"Forbidden scores are set to {what}, a score like any other. Where the "
+            "allowed ones are lower still, it gets weight. Minus infinity gets none.",
+        ) for number, what in (
+            (-1.0, "-1"), (-10.0, "-10"), (-100.0, "a low number, such as -100"))),
+        *(Wrong(
+            added(number),
+            f"{what} is taken off the forbidden scores. One that is far above the "
+            "others still gets weight: put minus infinity in its place.",
+        ) for number, what in (
+            (-10.0, "10"), (-100.0, "A large number, such as 100,"))),
+        Wrong(
+            lambda a: a.softmax(1) * lower(a) / (
+                (a.softmax(1) * lower(a)).sum(1, keepdim=True) + 1e-8),
+            "Masking after the softmax and sharing out again loses what underflowed: "
+            "where a forbidden score is far above the others, nothing is left, and "
+            "the 1e-8 only hides the 0/0.",
+        ),
+        Wrong(
+            lambda a: unsafe(a, lower(a)),
+            "exp overflows where scores are large, and underflows to 0 in a row of "
+            "very low ones: NaN. Take each row's largest score off first, as softmax "
+            "does.",
+        ),
+
         Wrong(
             lambda a: look_back(a, diagonal=1),
             "Each letter also sees the next one, which is the one that it has to "
             "predict. The last one allowed is the letter itself: tril(), not tril(1).",
-        ),
-        Wrong(
-            lambda a: look_back(a, diagonal=-1),
-            NOT_ITSELF,
-        ),
-        Wrong(
-            lambda a: a.masked_fill(torch.ones_like(a).triu().bool().logical_not(),
-                                    -math.inf).softmax(1),
-            "Each letter sees itself and what comes later: the mask is turned round. "
-            "Row n may look at columns 0 to n.",
         ),
         Wrong(
             late,
@@ -104,7 +114,14 @@ LOOK_BACK = Exercise(
         ),
         Wrong(
             partial(late, again=True),
-            UNDERFLOW,
+            "The softmax, or its maximum, sees the forbidden scores too, and the rest "
+            "is shared out again. That is right as long as anything is left: where a "
+            "forbidden score is far above the others, they underflow to zero, and the "
+            "row is 0/0, NaN. Mask first.",
+        ),
+        Wrong(
+            lambda a: (a + torch.ones_like(a).triu(1) * -math.inf).softmax(1),
+            MULTIPLIED,
         ),
         Wrong(
             lambda a: a.tril().softmax(1),
@@ -125,11 +142,6 @@ LOOK_BACK = Exercise(
             "These are still scores, with the forbidden ones at minus infinity. Their "
             "softmax, row by row, gives the weights.",
         ),
-        Wrong(
-            lambda a: (a.tril() + torch.ones_like(a).triu(1) * -10).softmax(1),
-            "Forbidden scores are set to a number that is not low enough: a little "
-            "weight still gets through. Minus infinity lets none.",
-        ),
     ),
 )
 
@@ -146,7 +158,24 @@ def hide(a, may):
 def hide_cases():
     may = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]]).bool()
     other = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 1]]).bool()
-    return [(rand(3, 5, seed=11), may), (rand(4, 3, seed=12), other)]
+    loud = torch.tensor([[300.0, -300.0, 1.0, 100.0], [-300.0, 100.0, -299.0, 0.0],
+                         [300.0, 299.0, -300.0, 0.0]])
+    some = torch.tensor([[0, 1, 1, 0], [1, 0, 1, 0], [1, 1, 0, 0]]).bool()
+    return [(rand(3, 5, seed=11), may), (rand(4, 3, seed=12), other),
+            (rand(1, 4, seed=13), torch.tensor([[False, True, True, False]])),
+            (rand(3, 1, seed=14), torch.tensor([[True], [False], [True]])),
+            (loud, some),
+            (rand(2, 6, seed=15), torch.ones(2, 6, dtype=torch.bool))]
+
+
+NOWHERE = (
+    "Right where there is something to see. A row that may look nowhere is minus "
+    "infinity throughout, and its softmax 0/0: NaN. It should be zeros.")
+QUERIES = "The softmax runs over the queries. Each row is one query: axis 1."
+
+
+def low(number):
+    return lambda a, may: a.masked_fill(~may, number).softmax(1) * may
 
 
 HIDE = Exercise(
@@ -157,8 +186,40 @@ HIDE = Exercise(
     given="a may",
     axes="NM",
     cases=hide_cases,
-    call=run_hide,
     wrong=(
+        Wrong(
+            lambda a, may: a.softmax(1) * may / (
+                (a.softmax(1) * may).sum(1, keepdim=True) + 1e-8),
+            "The softmax, or its maximum, sees the hidden scores too, and the row is "
+            "shared out again. Where a hidden score is far above the others, all that "
+            "may be seen has underflowed to 0 by then. Hide before the softmax.",
+        ),
+        Wrong(
+            lambda a, may: (a.softmax(1) * may) / (a.softmax(1) * may).sum(
+                1, keepdim=True),
+            "The mask comes after the softmax, and the row is shared out again: 0/0, "
+            "NaN, in a row that may look nowhere, and where a hidden score is far "
+            "above the others. Hide before the softmax.",
+        ),
+        *(Wrong(
+            partial(unsafe, room=room),
+            f"{what} overflows or underflows where scores are in the hundreds. Take "
+            "each row's largest score that may be seen off first: mask, and then "
+            "softmax.",
+        ) for what, room in (
+            ("exp without a maximum, shared out with 1e-8 in the sum,", 1e-8),
+            ("exp without a maximum", 0.0))),
+        Wrong(
+            lambda a, may: low(-100.0)(a, may),
+            "Hidden scores are set to a low number, such as -100, and their weights to "
+            "0 after the softmax. Where what may be seen scores lower, they have taken "
+            "the weight.",
+        ),
+        Wrong(
+            lambda a, may: (a + ~may * -math.inf).softmax(1),
+            MULTIPLIED,
+        ),
+
         Wrong(
             lambda a, may: a.masked_fill(~may, -math.inf).softmax(1),
             NOWHERE,
@@ -188,6 +249,16 @@ HIDE = Exercise(
             QUERIES,
         ),
         Wrong(
+            lambda a, may: a.masked_fill(~may, -math.inf).softmax(0),
+            "The softmax runs over the queries, so a key that none may look at becomes "
+            "NaN. Each row is one query: axis 1.",
+        ),
+        Wrong(
+            lambda a, may: a.masked_fill(may, -math.inf).softmax(1),
+            "The mask is the wrong way round, so that a query that may look everywhere "
+            "becomes NaN. masked_fill fills where its mask is True: fill where ~may.",
+        ),
+        Wrong(
             lambda a, may: torch.sigmoid(a) * may,
             "These are sigmoids: what is hidden gets nothing, but the rest of a row "
             "does not share a sum of 1. Use a softmax.",
@@ -213,8 +284,10 @@ HEADS = Exercise(
     right="First name the two halves of the channel axis, then bring the heads to "
     "the front. Position n of each head is position n of x.",
     given="x h",
-    axes="KNE",
-    cases=lambda: [(rand(5, 12, seed=21), 3), (rand(7, 8, seed=22), 4)],
+    axes="h heads, N positions, d channels of a head",
+    cases=lambda: [(rand(5, 12, seed=21), 3), (rand(7, 8, seed=22), 4),
+                   (rand(1, 6, seed=23), 2), (rand(4, 5, seed=24), 1),
+                   (rand(2, 3, seed=25), 3)],
     wrong=(
         Wrong(
             lambda x, h: x.reshape(h, len(x), -1),
@@ -274,8 +347,10 @@ POSITIONS = Exercise(
     right="Pair i turns by omega_i from letter to letter. Any position has a code, "
     "also one that no training text ever reached.",
     given="t D",
-    axes="NC",
-    cases=lambda: [(torch.arange(7.0), 8), (torch.tensor([3.0, 41.0, 0.0]), 6)],
+    axes="N positions, D channels",
+    cases=lambda: [(torch.arange(7.0), 8), (torch.tensor([3.0, 41.0, 0.0]), 6),
+                   (torch.tensor([250.0]), 4), (torch.tensor([2.0, 5.0]), 2),
+                   (torch.tensor([9.0, 20.0, 7.0, 11.0, 4.0]), 12)],
     wrong=(
         Wrong(
             lambda t, D: torch.cat([positions(t, D)[:, ::2], positions(t, D)[:, 1::2]],
@@ -318,6 +393,20 @@ POSITIONS = Exercise(
             "or they would not turn together.",
         ),
         Wrong(
+            lambda t, D: positions(torch.arange(float(len(t))), D),
+            "These are the codes of the positions 0 to N - 1. t holds the positions, "
+            "any numbers in any order.",
+        ),
+        Wrong(
+            lambda t, D: positions(torch.deg2rad(t), D),
+            "The angles are taken for degrees. sin and cos want radians, and omega t "
+            "is that.",
+        ),
+        Wrong(
+            lambda t, D: positions(t, D).T,
+            "Positions and channels are exchanged: a row for each position.",
+        ),
+        Wrong(
             partial(positions, second=torch.sin),
             "Both channels of a pair are sines. The second is a cosine: a sine alone "
             "does not tell which half of its wave it is on.",
@@ -354,9 +443,12 @@ SHIFTED = Exercise(
     right="Each pair turns by its own angle omega_i k, and nobody had to know t. That "
     "is a matrix, so a head can have it in its weights.",
     given="code k",
-    axes="NC",
+    axes="N positions, D channels",
     cases=lambda: [(positions(torch.tensor([0.0, 5.0, 33.0]), 8), 3),
-                   (positions(torch.tensor([20.0, 60.0, 7.0, 8.0]), 6), -5)],
+                   (positions(torch.tensor([20.0, 60.0, 7.0, 8.0]), 6), -5),
+                   (positions(torch.tensor([9.0]), 4), 40),
+                   (positions(torch.tensor([3.0, 1.0]), 2), 1),
+                   (positions(torch.tensor([4.0, 0.0, 2.0, 6.0, 1.0]), 12), 0)],
     wrong=(
         Wrong(
             partial(shifted, turn=-1),
@@ -388,6 +480,21 @@ SHIFTED = Exercise(
             partial(shifted, power=0),
             "Every pair turns by k radians. Pair i turns by omega_i k: slow hands "
             "turn less.",
+        ),
+        Wrong(
+            lambda code, k: shifted(code, math.radians(k)),
+            "k is taken for degrees. Pair i turns by omega_i k radians.",
+        ),
+        Wrong(
+            lambda code, k: shifted(code, abs(k)),
+            "The sign of k is lost: with a negative k the codes are those of earlier "
+            "positions.",
+        ),
+        Wrong(
+            lambda code, k: positions(torch.arange(float(len(code))) + k,
+                                      code.shape[1]),
+            "This takes the positions for 0 to N - 1. They are unknown, and any: turn "
+            "the codes that you are given.",
         ),
         Wrong(
             lambda code, k: lost(code, k, lambda s, c: (c, s)),
@@ -485,6 +592,21 @@ COUNT = Exercise(
             "too.",
         ),
         Wrong(
+            lambda V, D, H, L: V * D + L * (4 * D * D + 2 * D * H + H + 5 * D),
+            "This is the embedding and the encoder alone. The decoder has L layers, "
+            "too, with an attention more in each.",
+        ),
+
+        Wrong(
+            lambda V, D, H, L: count(V, D, H, 1),
+            "Only one layer is counted on either side. There are L of them.",
+        ),
+        Wrong(
+            lambda V, D, H, L: count(V, D, H, L) - L * 2 * (D * H + H),
+            "A feed-forward has two matrices, from D to H and back: one is missing, "
+            "with its bias.",
+        ),
+        Wrong(
             lambda V, D, H, L: count(V, D, H, L) - 3 * L * D * D,
             "An attention has four matrices of D x D: W_O is missing.",
         ),
@@ -498,6 +620,12 @@ COUNT = Exercise(
 def smooth(target, V, epsilon):
     q = torch.full((len(target), V), epsilon / V)
     q[torch.arange(len(target)), target] += 1 - epsilon
+    return q
+
+
+def by_columns(target, V, epsilon):
+    q = torch.full((len(target), V), epsilon / V)
+    q[:, target] += 1 - epsilon
     return q
 
 
@@ -515,9 +643,23 @@ SMOOTH = Exercise(
     right="Each row sums to 1. The target keeps 1 - epsilon and its own share of "
     "epsilon.",
     given="target V epsilon",
-    axes="TL",
-    cases=lambda: [(torch.tensor([2, 0, 4]), 5, 0.1), (torch.tensor([1, 1]), 3, 0.3)],
+    axes="T targets, V ids",
+    cases=lambda: [(torch.tensor([2, 0, 4]), 5, 0.1), (torch.tensor([1, 1]), 3, 0.3),
+                   (torch.tensor([3]), 4, 0.0), (torch.tensor([0, 1, 1, 0]), 2, 1.0)],
     wrong=(
+        Wrong(
+            by_columns,
+            "Each target is raised in all rows: q[:, target] takes whole columns. One "
+            "entry in each row is q[torch.arange(T), target].",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, epsilon).double(),
+            "The values are right, in float64. float32 is asked for.",
+        ),
+        Wrong(
+            lambda target, V, epsilon: smooth(target, V, epsilon).T,
+            "Targets and ids are exchanged: a row for each target.",
+        ),
         Wrong(
             spread_over(lambda V: V - 1),
             "epsilon is spread over the other V - 1 letters. In the paper's form the "
@@ -571,6 +713,13 @@ def write(step, start, end, most, *, pick=torch.argmax, keep=True, room=0, stop=
     return ids[1:] if keep else [i for i in ids[1:] if i != end]
 
 
+def unless_at_end(step, start, end, most):
+    ids = [start]
+    while len(ids) <= most and ids[-1] != end:
+        ids.append(int(step(ids).argmax()))
+    return ids[1:]
+
+
 def story(seed: int, letters: int = 7):
     """A network of one line: log p depends on all that was written."""
     table = rand(letters, letters, seed=seed)
@@ -590,7 +739,7 @@ WRITE = Exercise(
     "that is greedy.",
     given="step start end most",
     cases=lambda: [(story(31), 0, 3, 9), (story(33), 0, 3, 6), (story(57), 2, 0, 4),
-                   (story(46), 1, 5, 12)],
+                   (story(46), 1, 5, 12), (story(31), 0, 3, 1), (story(33), 0, 0, 8)],
     wrong=(
         Wrong(
             lambda *args: [args[1], *write(*args)],
@@ -613,6 +762,20 @@ WRITE = Exercise(
             partial(write, room=-1),
             "One letter too few: `most` counts the letters written, and `start` is "
             "not one of them.",
+        ),
+        Wrong(
+            unless_at_end,
+            "It looks for `end` before it has written anything, so it writes nothing "
+            "where `start` is the same id. Only a letter that was written ends a text.",
+        ),
+        Wrong(
+            partial(write, seen=lambda ids: ids[1:] or ids),
+            "`start` is dropped once something is written. The network needs all ids "
+            "so far, `start` among them.",
+        ),
+        Wrong(
+            partial(write, pick=lambda p: p.topk(2).indices[1]),
+            "This takes the second likeliest letter.",
         ),
         Wrong(
             partial(write, seen=lambda ids: ids[-1:]),
@@ -661,9 +824,11 @@ BLOCK = Exercise(
     reference=block,
     right="Pre-norm leaves a road on which x is never normalised; post-norm has none.",
     given="x f norm norm_first",
-    axes="NC",
+    axes="N positions, D channels",
     cases=lambda: [(rand(5, 6, seed=41), some_layer(42), some_norm, False),
-                   (rand(4, 6, seed=43), some_layer(44), some_norm, True)],
+                   (rand(4, 6, seed=43), some_layer(44), some_norm, True),
+                   (rand(1, 6, seed=45), some_layer(46), some_norm, True),
+                   (300 * rand(3, 6, seed=47), some_layer(48), some_norm, False)],
     wrong=(
         Wrong(
             lambda x, f, norm, first: block(x, f, norm, not first),
@@ -714,13 +879,14 @@ BLOCK = Exercise(
 # transformer-10: streamed --------------------------------------------------------
 
 
-def streamed(q, blocks, *, scale=math.sqrt, rescale=(True, True), safe=True):
-    top = torch.full((len(q), 1), -math.inf)
+def streamed(q, blocks, *, scale=math.sqrt, rescale=(True, True), start=-math.inf,
+             highest=lambda a: a.amax(1, keepdim=True)):
+    top = torch.full((len(q), 1), start)
     total, y = torch.zeros(len(q), 1), 0.0
     for K, V in blocks():
         a = q @ K.T / scale(q.shape[1])
-        high = torch.maximum(top, a.amax(1, keepdim=True)) if safe else torch.zeros(1)
-        old, e = (top - high).exp() if safe else torch.ones(1), (a - high).exp()
+        high = torch.maximum(top, highest(a))
+        old, e = (top - high).exp(), (a - high).exp()
         total = total * (old if rescale[0] else 1) + e.sum(1, keepdim=True)
         y = y * (old if rescale[1] else 1) + e @ V
         top = high
@@ -733,12 +899,54 @@ def each(q, blocks):
             for K, V in blocks()]
 
 
-def in_blocks(n, d, v, sizes, seed, loud=1.0):
-    K, V = loud * rand(sum(sizes), d, seed=seed), rand(sum(sizes), v, seed=seed + 1)
+def in_blocks(q, v, sizes, seed, *, loud=1.0, shift=0.0):
+    """Return q and a function that gives pairs of so many keys and values."""
+    K, V = rand(sum(sizes), q.shape[1], seed=seed), rand(sum(sizes), v, seed=seed + 1)
+    if loud > 1:                            # whole numbers, so the scores are exact
+        K = (loud * K).round() + shift
 
     def blocks():
         return iter(list(zip(K.split(sizes), V.split(sizes), strict=True)))
-    return rand(n, d, seed=seed + 2), blocks
+    return q, blocks
+
+
+def streams():
+    opposite = torch.tensor([[1.0, 1, 1, 1], [-1, -1, -1, -1], [0, 1, 0, -1]])
+    return [in_blocks(rand(3, 4, seed=53), 2, [4, 2, 5], 51),
+            in_blocks(rand(2, 6, seed=56), 3, [3, 3], 54),
+            in_blocks(opposite, 2, [2, 3, 4], 57, loud=100.0),
+            in_blocks(opposite, 5, [3, 1, 2], 60, loud=3.0, shift=-150.0),
+            in_blocks(rand(1, 4, seed=65), 3, [1, 6], 63),
+            in_blocks(rand(2, 3, seed=68), 1, [1], 66),
+            in_blocks(rand(2, 4, seed=71), 3, [KEYS] * 12, 69)]
+
+
+KEYS = 64       # in each block of the long stream
+
+
+class Held(TorchDispatchMode):
+    """Notes what tensors are made, and how many of their numbers still exist."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.numbers = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.made += [weakref.ref(t) for t in (
+            out if isinstance(out, (tuple, list)) else (out,)) if isinstance(t, Tensor)]
+        return out
+
+    def count(self):
+        parts = [ref().untyped_storage() for ref in self.made if ref() is not None]
+        sizes = {part.data_ptr(): part.nbytes() // 4 for part in parts}
+        self.numbers.append(sum(sizes.values()))
+
+    @property
+    def grew(self) -> bool:
+        """Whether each block left as many numbers as it has keys, or more."""
+        return len(self.numbers) > 10 and (
+            self.numbers[-1] - self.numbers[1] > KEYS * (len(self.numbers) - 2))
 
 
 def all_at_once(q, blocks):
@@ -752,14 +960,21 @@ TWICE = (
 KEPT = (
     "A block was used after the next one had come, and by then it was gone. Take from "
     "each block what you need; three things for each query are enough.")
+HOARDED = (
+    "Something of every block is kept until the last has come, its scores, or copies "
+    "of its keys. Take from each block what you need; three things for each query are "
+    "enough.")
 
 
 def run_streamed(answer, q, blocks):
     """Hand out the blocks once, and spoil each when the next one is asked for."""
+    held = Held()
+
     def one_after_the_other(spoil):
         for K, V in blocks():
             K, V = K.clone(), V.clone()
             yield K, V
+            held.count()
             if spoil:
                 K.fill_(math.nan), V.fill_(math.nan)
 
@@ -772,7 +987,10 @@ def run_streamed(answer, q, blocks):
             return streams.pop()
         return answer(q, once)
 
-    y = result(spoil=True)
+    with held:
+        y = result(spoil=True)
+    if held.grew:
+        raise Says(HOARDED)
     if isinstance(y, Tensor) and y.is_floating_point() and y.isnan().any() and (
             not result(spoil=False).isnan().any()):
         raise Says(KEPT)
@@ -794,6 +1012,11 @@ def own_largest(q, blocks):
     return y / total
 
 
+def hoarded(q, blocks):
+    kept = [(K.clone(), V.clone()) for K, V in blocks()]
+    return all_at_once(q, lambda: kept)
+
+
 STREAMED = Exercise(
     name="streamed",
     reference=streamed,
@@ -801,10 +1024,25 @@ STREAMED = Exercise(
     "and the sum of values. That is what fused kernels do.",
     given="q blocks",
     axes="NV",
-    cases=lambda: [in_blocks(3, 4, 2, [4, 2, 5], 51), in_blocks(2, 6, 3, [3, 3], 54),
-                   in_blocks(3, 4, 2, [2, 3, 4], 57, loud=100.0)],
+    cases=streams,
     call=run_streamed,
     wrong=(
+        Wrong(
+            partial(streamed, start=0.0),
+            "The largest score so far begins at 0. Where all scores are far below it, "
+            "every exponential underflows to 0: NaN. Begin at minus infinity.",
+        ),
+        Wrong(
+            partial(streamed, highest=torch.max),
+            "One largest score is kept for all queries. A query whose scores lie far "
+            "below it gets 0/0, NaN: keep one for each.",
+        ),
+        Wrong(
+            partial(streamed, highest=lambda a: a.new_zeros(len(a), 1), start=0.0),
+            "No largest score is taken off, so exp overflows, or underflows to 0 in "
+            "all places: NaN. Keep the largest score so far of each query.",
+        ),
+        Wrong(hoarded, HOARDED),
         Wrong(
             partial(averaged, by_number=False),
             "Each block has a softmax of its own, and their results are averaged. Keys "

@@ -22,9 +22,25 @@ PATCHES = Exercise(
     right="Two axes became four, and the two that count patches came to the front. "
     "A convolution with stride P reads the same numbers.",
     given="x P",
-    axes="QX",
-    cases=lambda: [(rand(3, 4, 10, seed=1), 2), (rand(2, 9, 6, seed=2), 3)],
+    axes="N patches, M numbers of a patch",
+    cases=lambda: [(rand(3, 4, 10, seed=1), 2), (rand(2, 9, 6, seed=2), 3),
+                   (rand(1, 4, 8, seed=3), 4), (rand(3, 2, 5, seed=4), 1),
+                   (rand(2, 3, 3, seed=5), 3)],
     wrong=(
+        Wrong(
+            lambda x, P: patches(x, P).squeeze(),
+            "The values are right, but `squeeze()` drops the axis of the patches where "
+            "there is one. (N, C P P) is asked for, whatever N.",
+        ),
+        Wrong(
+            lambda x, P: patches(x, P).flip(0),
+            "The patches come from the last to the first. The first is the upper left.",
+        ),
+        Wrong(
+            lambda x, P: x.unflatten(1, (-1, P)).unflatten(3, (-1, P)).mean((2, 4))
+            .flatten(1).T,
+            "Each patch is averaged. A word holds all of its P x P pixels.",
+        ),
         Wrong(
             lambda x, P: x.reshape(-1, x.shape[0] * P * P),
             "A bare view: the shape fits, but a word is a strip of a row of the "
@@ -85,8 +101,17 @@ LENGTH = Exercise(
     reference=length,
     right="Half the patch is four times the text, and sixteen times the scores.",
     given="H W P",
-    cases=lambda: [(224, 224, 16), (28, 28, 4), (48, 80, 8)],
+    cases=lambda: [(224, 224, 16), (28, 28, 4), (48, 80, 8), (6, 6, 6), (3, 5, 1),
+                   (8, 24, 8)],
     wrong=(
+        Wrong(
+            lambda H, W, P: (1 + H // P) * (1 + W // P),
+            "One is added on each side. The class token is one token in all.",
+        ),
+        Wrong(
+            lambda H, W, P: 1 + (W // P) ** 2,
+            "This counts the columns twice: right for square pictures alone.",
+        ),
         Wrong(
             lambda H, W, P: length(H, W, P) - 1,
             "These are the patches. The class token is one more.",
@@ -143,9 +168,26 @@ EMBED = Exercise(
     right="The class token has a position like any other, and needs none: both are "
     "learned, and only their sum is seen.",
     given="x E b x_class E_pos",
-    axes="SU",
-    cases=lambda: [embed_case(6, 4, 5, 11), embed_case(3, 7, 2, 21)],
+    axes="S tokens, D numbers of a token",
+    cases=lambda: [embed_case(6, 4, 5, 11), embed_case(3, 7, 2, 21),
+                   embed_case(1, 3, 4, 31), embed_case(5, 1, 1, 41)],
     wrong=(
+        Wrong(
+            lambda x, E, b, x_class, E_pos: torch.cat(
+                [x_class[None], x @ E + b]) + E_pos.flip(0),
+            "The positions are in the reverse order: row 0 of E_pos is the class "
+            "token's.",
+        ),
+        Wrong(
+            lambda x, E, b, x_class, E_pos: torch.cat(
+                [x_class[None], x @ E + b]) + E_pos + b,
+            "The bias is added once more, to all tokens.",
+        ),
+        Wrong(
+            lambda x, E, b, x_class, E_pos: torch.cat(
+                [x_class[None], x @ E + b]) - E_pos,
+            "Positions are taken off. They are added.",
+        ),
         Wrong(
             lambda x, E, b, x_class, E_pos: torch.cat([x @ E + b, x_class[None]]) + (
                 E_pos),
@@ -198,9 +240,9 @@ EMBED = Exercise(
 # vit-4: stretch ------------------------------------------------------------------
 
 
-def stretch(E_pos, old, new, *, mode="bilinear", align_corners=True, grid=None):
+def stretch(E_pos, old, new, *, mode="bilinear", align_corners=True, grid=None, **how):
     grid = E_pos[1:].unflatten(0, old).permute(2, 0, 1) if grid is None else grid
-    how = {} if mode == "nearest" else {"align_corners": align_corners}
+    how |= {} if mode == "nearest" else {"align_corners": align_corners}
     grid = interpolate(grid[None], tuple(new), mode=mode, **how)[0]
     return torch.cat([E_pos[:1], grid.flatten(1).T])
 
@@ -222,10 +264,33 @@ STRETCH = Exercise(
     right="A grid of D channels was stretched like a picture, and the class token, "
     "which stands on no grid, was left alone.",
     given="E_pos old new",
-    axes="SU",
+    axes="S tokens, D numbers of a token",
     cases=lambda: [(rand(13, 5, seed=31), (3, 4), (6, 7)),
-                   (rand(11, 3, seed=32), (5, 2), (4, 7))],
+                   (rand(11, 3, seed=32), (5, 2), (4, 7)),
+                   (rand(7, 4, seed=33), (2, 3), (2, 3)),
+                   (rand(6, 1, seed=34), (1, 5), (3, 2)),
+                   (300 * rand(2, 2, seed=35), (1, 1), (4, 3))],
     wrong=(
+        Wrong(
+            lambda E_pos, old, new: stretch(E_pos, old, new).squeeze(),
+            "The values are right, but `squeeze()` drops every axis of length 1: "
+            "(1 + N, D) is asked for.",
+        ),
+        Wrong(
+            partial(stretch, mode="bicubic", align_corners=False, antialias=True),
+            "This is bicubic without corner on corner, as in timm. Here it is "
+            "bilinear, with align_corners=True.",
+        ),
+        Wrong(
+            partial(stretch, mode="bicubic", align_corners=False),
+            "This is bicubic without corner on corner. Here it is bilinear, with "
+            "align_corners=True.",
+        ),
+        Wrong(
+            partial(stretch, mode="bilinear", align_corners=False, antialias=True),
+            "This is bilinear without corner on corner, and with antialias. Here it "
+            "has align_corners=True.",
+        ),
         Wrong(
             as_a_line,
             "All 1 + N rows are stretched as one line, the class token's among them. "
@@ -243,7 +308,8 @@ STRETCH = Exercise(
         ),
         Wrong(
             partial(stretch, mode="bicubic"),
-            "This is bicubic, as in timm and torchvision. Here it is bilinear.",
+            "This is bicubic, corner on corner, as in torchvision. Here it is "
+            "bilinear.",
         ),
         Wrong(
             partial(stretch, mode="nearest"),
@@ -291,9 +357,9 @@ STRETCH = Exercise(
 
 
 def count(C, side, P, D, L, H, K, *, bias=1, ffn_bias=1, norms=2, last=1, extra=1,
-          head=1, head_bias=1):
+          head=1, head_bias=1, word_bias=1):
     N = (side // P) ** 2
-    words = C * P * P * D + D
+    words = C * P * P * D + word_bias * D
     layer = 4 * (D * D + bias * D) + 2 * D * H + ffn_bias * (H + D) + norms * 2 * D
     return (words + D + (extra + N) * D + L * layer + last * 2 * D
             + head * (D * K + head_bias * K))
@@ -306,8 +372,37 @@ COUNT = Exercise(
     "stand in the layers.",
     given="C side P D L H K",
     cases=lambda: [(3, 224, 16, 768, 12, 3072, 1000), (1, 28, 4, 48, 4, 96, 10),
-                   (2, 12, 3, 10, 2, 17, 7)],
+                   (2, 12, 3, 10, 2, 17, 7), (1, 5, 5, 3, 1, 2, 4)],
     wrong=(
+        Wrong(
+            partial(count, bias=0, ffn_bias=0, head_bias=0, word_bias=0),
+            "The biases are missing, all of them. Every linear map has one: E, the "
+            "four projections and the two of the MLP in each layer, and the head.",
+        ),
+        Wrong(
+            partial(count, bias=0, ffn_bias=0),
+            "The biases of the layers are missing: 4 D of the projections and H + D of "
+            "the MLP, in each.",
+        ),
+        Wrong(
+            lambda C, side, P, D, L, H, K: count(C, side, P, D, L, H, K)
+            - (side // P) ** 2 * D,
+            "N D numbers are missing: each patch has a learned position.",
+        ),
+        Wrong(
+            lambda C, side, P, D, L, H, K: count(C, side, P, D, L, H, K) + (
+                (side // P) ** 2 - 1) * C * P * P * D,
+            "The matrix E is counted for every patch. All patches share one.",
+        ),
+        Wrong(
+            lambda C, side, P, D, L, H, K: count(C, side, P, D, L, H, K) - L * D * D,
+            "An attention has four matrices of D x D: one is missing in each layer.",
+        ),
+        Wrong(
+            partial(count, norms=0, last=0),
+            "All norms are missing: 2 D numbers each, two in a layer and one after "
+            "the last.",
+        ),
         Wrong(
             partial(count, extra=0),
             "D numbers are missing. Three things have D, and are easily forgotten: the "
@@ -371,9 +466,23 @@ DISTANCE = Exercise(
     right="A head that looks only at itself has distance 0; one that looks everywhere "
     "alike has the mean distance of two patches.",
     given="A side P",
-    axes="K",
-    cases=lambda: [(maps(5, 3, 41), 3, 4), (maps(2, 4, 42), 4, 16)],
+    axes="h heads",
+    cases=lambda: [(maps(5, 3, 41), 3, 4), (maps(2, 4, 42), 4, 16),
+                   (maps(1, 2, 43), 2, 1), (maps(3, 1, 44), 1, 8)],
     wrong=(
+        Wrong(
+            lambda A, side, P: distance(A.mT / A.mT.sum(2, keepdim=True), side, P),
+            "The columns are made to sum to 1, and the rows did already: row n is what "
+            "patch n looks at.",
+        ),
+        Wrong(
+            lambda A, side, P: (A * apart(side, P)).sum(2).amax(1),
+            "This is the patch that looks farthest. The mean over all is asked for.",
+        ),
+        Wrong(
+            lambda A, side, P: distance(A.softmax(2), side, P),
+            "A softmax is taken of A, which is one already.",
+        ),
         Wrong(
             lambda A, side, P: distance(A, side, 1),
             "The distance is in patches. Times P it is in pixels.",
@@ -447,10 +556,29 @@ ROLLOUT = Exercise(
     right="The last layer stands on the left: its rows ask, and each earlier layer "
     "says what they found there. Rows still sum to 1.",
     given="W",
-    axes="NM",
+    axes="N tokens of the last layer, N tokens that came in",
     cases=lambda: [(rand(3, 2, 5, 5, seed=51).mul(2).softmax(-1),),
-                   (rand(2, 4, 6, 6, seed=52).mul(2).softmax(-1),)],
+                   (rand(2, 4, 6, 6, seed=52).mul(2).softmax(-1),),
+                   (rand(1, 3, 4, 4, seed=53).mul(30).softmax(-1),),
+                   (rand(4, 1, 3, 3, seed=54).softmax(-1),),
+                   (torch.ones(2, 3, 1, 1),)],
     wrong=(
+        Wrong(
+            lambda W: rollout(W.mT),
+            "The maps are transposed: row n of a map is what token n takes.",
+        ),
+        Wrong(
+            partial(rollout, keep=0.9),
+            "Too much is kept: a token keeps half of itself.",
+        ),
+        Wrong(
+            lambda W: rollout(W) @ W.mean((0, 1)),
+            "There is a map too many in the product. Start from the identity.",
+        ),
+        Wrong(
+            lambda W: rollout(W)[0],
+            "This is the class token's row. All rows are asked for, (N, N).",
+        ),
         Wrong(
             partial(rollout, turned=True),
             "The product is the wrong way round: the first layer stands on the left. "
@@ -508,7 +636,11 @@ ROLLOUT = Exercise(
 # vit-8: gated --------------------------------------------------------------------
 
 
-def gated(h, W2, u, *, share=lambda a: torch.sigmoid(a)):
+def against_nothing(a):
+    return torch.stack([a, torch.zeros_like(a)], 1).softmax(1)[:, 0]
+
+
+def gated(h, W2, u, *, share=against_nothing):
     return share(W2 @ h)[:, None, None] * u
 
 
@@ -520,15 +652,38 @@ GATED = Exercise(
     given="h W2 u",
     axes="CHW",
     cases=lambda: [(rand(3, seed=61), rand(5, 3, seed=62), rand(5, 2, 4, seed=63)),
-                   (rand(4, seed=64), rand(2, 4, seed=65), rand(2, 7, 3, seed=66))],
+                   (rand(4, seed=64), rand(2, 4, seed=65), rand(2, 7, 3, seed=66)),
+                   (rand(1, seed=67), rand(1, 1, seed=68), rand(1, 3, 2, seed=69)),
+                   (17 * torch.ones(2), (20 * rand(6, 2, seed=68)).round(),
+                    9 * rand(6, 1, 1, seed=69))],
+    without=("sigmoid",),
     wrong=(
+        Wrong(
+            partial(gated, share=lambda a: a.exp() / (a.exp() + 1)),
+            "exp of a large score is infinite, and infinity over infinity NaN. "
+            "torch.softmax takes the larger of the two scores off first.",
+        ),
+        Wrong(
+            partial(gated, share=lambda a: torch.stack([a, torch.ones_like(a)], 1)
+                    .softmax(1)[:, 0]),
+            "Beside each score stands a one. Nothing has the score 0.",
+        ),
+        Wrong(
+            lambda h, W2, u: gated(h, W2, u).sum(0),
+            "The channels are added up. Each look-up has a map of its own for its "
+            "result: (C, H, W).",
+        ),
+        Wrong(
+            lambda h, W2, u: gated(h, W2, torch.ones_like(u)),
+            "These are the shares. They still have to weigh the maps.",
+        ),
         Wrong(
             partial(gated, share=lambda a: a.softmax(0)),
             "The channels compete with one another. Each has a softmax of its own, "
             "over its score and a zero.",
         ),
         Wrong(
-            partial(gated, share=lambda a: torch.sigmoid(-a)),
+            partial(gated, share=lambda a: against_nothing(-a)),
             "This is the share of nothing. The map's is the other of the two.",
         ),
         Wrong(
@@ -554,10 +709,7 @@ GATED = Exercise(
             lambda h, W2, u: gated(h, W2, u) + u,
             "The map is added once more. A gate multiplies, and that is all.",
         ),
-        Wrong(
-            partial(gated, share=lambda a: 1 / (1 + torch.exp(1 - a))),
-            "Nothing has the score 1 here. It is 0: a key of zeros.",
-        ),
+
     ),
 )
 
@@ -575,10 +727,26 @@ KEEP = Exercise(
     right="Every layer takes any number of tokens, so the rest of the network needs no "
     "change; positions were added before.",
     given="z patches",
-    axes="SU",
+    axes="S tokens, D numbers of a token",
     cases=lambda: [(rand(10, 3, seed=71), torch.tensor([4, 0, 7, 2])),
-                   (rand(7, 4, seed=72), torch.tensor([1, 5]))],
+                   (rand(7, 4, seed=72), torch.tensor([1, 5])),
+                   (rand(4, 2, seed=73), torch.tensor([2])),
+                   (rand(2, 5, seed=74), torch.tensor([0])),
+                   (rand(6, 1, seed=75), torch.tensor([4, 3, 2, 1, 0]))],
     wrong=(
+        Wrong(
+            lambda z, patches: torch.cat([z[:1], z[patches - 1]]),
+            "The patches are moved to the wrong side: patch 0 is row 1 of z, so add 1.",
+        ),
+        Wrong(
+            lambda z, patches: torch.cat([z[0], z[1 + patches].flatten()]),
+            "The tokens lie in one row. z[:1] keeps the class token's axis, z[0] drops "
+            "it.",
+        ),
+        Wrong(
+            lambda z, patches: torch.cat([z[1:2], z[1 + patches]]),
+            "The token in front is that of patch 0. The class token is row 0.",
+        ),
         Wrong(
             lambda z, patches: torch.cat([z[:1], z[patches]]),
             "The patches are off by one: patch 0 is row 1 of z, after the class token.",
@@ -631,10 +799,24 @@ GRID = Exercise(
     right="Patches of one row share half of their position, patches of one column the "
     "other: geometry is built in, with far fewer numbers to learn.",
     given="X Y",
-    axes="QU",
+    axes="N patches, D numbers of a position",
     cases=lambda: [(rand(4, 3, seed=81), rand(5, 3, seed=82)),
-                   (rand(3, 2, seed=83), rand(2, 2, seed=84))],
+                   (rand(3, 2, seed=83), rand(2, 2, seed=84)),
+                   (rand(1, 4, seed=85), rand(6, 4, seed=86)),
+                   (rand(5, 1, seed=85), rand(1, 1, seed=86)),
+                   (rand(1, 2, seed=87), rand(1, 2, seed=88))],
     wrong=(
+        Wrong(
+            lambda X, Y: torch.stack([X.repeat(len(Y), 1), Y.repeat_interleave(
+                len(X), 0)], dim=2).flatten(1),
+            "The numbers of column and row alternate. All of X's stand first, then all "
+            "of Y's.",
+        ),
+        Wrong(
+            lambda X, Y: torch.cat([X.repeat(len(Y), 1), Y.repeat_interleave(
+                len(X), 0)], dim=0),
+            "The two are joined one below the other. They stand side by side: dim=1.",
+        ),
         Wrong(
             lambda X, Y: torch.cat([X.repeat_interleave(len(Y), 0),
                                     Y.repeat(len(X), 1)], dim=1),
