@@ -1,5 +1,7 @@
 """Hostile answers: a verdict within seconds, and nothing left behind."""
 
+import dataclasses
+import math
 import random
 import sys
 import threading
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from test_check import BlankClass, flat, written
+from torch import nn
+from torch.nn import functional as F
 
 from cvattn.book import check, guard
 from cvattn.book.check import exercises
 from cvattn.book.guard import TimeUp, guarded
+from cvattn.book.outcome import WAYS, Calls
 
 EXERCISES = exercises()
 KEYS = [key for key in EXERCISES if key == "clinic-1" or "clinic" not in key]
@@ -84,6 +89,8 @@ def test_an_answer_that_cannot_be_stopped_is_left(soon):
 @pytest.mark.parametrize("key", KEYS)
 def test_an_endless_answer_to_any_exercise_is_stopped(soon, monkeypatch, key):
     monkeypatch.setattr(guard, "LIMIT", 0.02)
+    monkeypatch.setitem(
+        EXERCISES, key, dataclasses.replace(EXERCISES[key], seconds=None))
 
     def answer(*args):
         while True:
@@ -351,3 +358,89 @@ def test_a_list_that_comes_back_changed_is_told():
         return offsets
 
     assert "changes its input in place" in flat(check("sk-7", reach))
+
+
+def test_an_input_that_cannot_be_looked_at_any_more_counts_as_changed():
+    def reach(dilations):
+        offsets = EXERCISES["sk-7"].reference(dilations)
+        dilations[:] = [Refuses() for _ in dilations]
+        return offsets
+
+    def fails(dilations):
+        reach(dilations)
+        raise ValueError
+
+    assert "changes its input in place" in flat(check("sk-7", reach))
+    assert "stopped with ValueError" in flat(check("sk-7", fails))
+
+
+def by_softmax():
+    torch.ones(3).softmax(0)
+
+
+def by_exp():
+    torch.e ** torch.ones(3)
+
+
+def by_autograd():
+    with torch.enable_grad():
+        torch.ones(3, requires_grad=True).sum().backward()
+
+
+def by_grid_sample():
+    F.grid_sample(torch.ones(1, 1, 2, 2), torch.zeros(1, 2, 2, 2), align_corners=False)
+
+
+FORBIDDEN = {"softmax": by_softmax, "exp": by_exp, "autograd": by_autograd,
+             "grid_sample": by_grid_sample, "sigmoid": lambda: torch.ones(3).sigmoid()}
+
+
+@pytest.mark.parametrize(("key", "way"), [
+    (key, way) for key, task in EXERCISES.items() for way in task.without])
+def test_what_an_exercise_is_to_be_done_without_is_told(key, way):
+    def answer(*args):
+        FORBIDDEN[way]()
+        return EXERCISES[key].reference(*args)
+
+    assert f"right values, but by way of {way}" in flat(check(key, answer))
+
+
+def test_every_way_that_can_be_forbidden_is_told_in_all_its_forms():
+    for way in (lambda a: a.softmax(1), lambda a: torch.softmax(a, 1),
+                lambda a: nn.Softmax(1)(a), lambda a: F.softmax(a, 1),
+                lambda a: a.log_softmax(1).sigmoid(), lambda a: a.exp(),
+                lambda a: torch.exp(a), lambda a: a.clone().exp_(),
+                lambda a: torch.logsumexp(a, 1), lambda a: math.e ** a,
+                lambda a: F.scaled_dot_product_attention(a, a, a)):
+        def answer(z, A, way=way):
+            way(torch.einsum("bd, mcd -> bmc", z, A))
+            return EXERCISES["sk-4"].reference(z, A)
+
+        assert "right values, but by way of" in flat(check("sk-4", answer))
+    assert set(FORBIDDEN) == set(WAYS)
+
+
+def test_autograd_is_seen_however_it_is_asked():
+    def loss(w):
+        return (w ** 2).sum()
+
+    w = torch.ones(3)
+    for way in (torch.func.grad(loss), torch.func.jacrev(loss),
+                lambda w: torch.autograd.functional.jacobian(loss, w),
+                lambda w: torch.func.jvp(loss, (w,), (w,))):
+        seen = set()
+        with Calls(seen):
+            way(w)
+        assert seen & WAYS["autograd"]
+
+
+@pytest.mark.parametrize("key", [
+    key for key, task in EXERCISES.items() if task.room(*task.cases()[0]) < math.inf])
+def test_a_tensor_too_large_on_the_way_is_told(key):
+    task = EXERCISES[key]
+
+    def answer(*args):
+        torch.ones(int(task.room(*args)) + 1)
+        return task.reference(*args)
+
+    assert "but makes a tensor of more than" in flat(check(key, answer))
