@@ -191,6 +191,18 @@ def test_what_a_student_may_also_try_is_wrong_and_told(key, answer, told):
     assert not verdict and told in flat(verdict)
 
 
+def by_deviation(gate, x):
+    s = gate(x).expand_as(x)
+    channel, place = (bool(((s - s.mean(axes, keepdim=True)).abs() > 5e-6).any())
+                      for axes in ((1,), (2, 3)))
+    return {(True, True): "both", (True, False): "channel", (False, True): "place"}.get(
+        (channel, place), "nothing")
+
+
+def test_rounding_in_a_mean_convicts_no_right_answer():
+    assert check("attention-6", by_deviation)
+
+
 def weighs_first(gate, x):
     s = gate(x).expand_as(x)[0]
     channel, place = s.std(0).max() > 1e-6, s.flatten(1).std(1).max() > 1e-6

@@ -443,6 +443,10 @@ def first_alone(p, axis):
     return bool((p.sum(axis).flatten()[0] - 1).abs() < 1e-4)
 
 
+def last_alone(p, axis):
+    return bool((p.sum(axis).flatten()[-1] - 1).abs() < 1e-4)
+
+
 def mean_alone(p, axis):
     return bool((p.sum(axis).mean() - 1).abs() < 1e-4)
 
@@ -485,6 +489,7 @@ COMPETES = Exercise(
         (1.001 * rand(2, 3, 5, seed=42).softmax(1),),
         (1.00005 * rand(2, 3, 5, seed=43).softmax(2),),
         (rand(3, 4, 2, seed=44),),
+        (one_row_of(torch.sigmoid(rand(4, 2, 6, seed=47))).flip(0, 2),),
         (last_picture_not(rand(3, 2, 5, seed=45).softmax(1)),),
         (-rand(3, 2, 5, seed=46).softmax(1),),
     ],
@@ -521,6 +526,11 @@ COMPETES = Exercise(
         Wrong(
             lambda p: competes(p, test=first_alone),
             "Only the first sum is looked at. By chance one sum can be 1: all of them "
+            "must be.",
+        ),
+        Wrong(
+            lambda p: competes(p, test=last_alone),
+            "Only the last sum is looked at. By chance one sum can be 1: all of them "
             "must be.",
         ),
         Wrong(

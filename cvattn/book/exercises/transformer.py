@@ -50,8 +50,8 @@ MULTIPLIED = (
 LOOK_BACK = Exercise(
     name="look_back",
     reference=look_back,
-    right="Forbidden scores are minus infinity before the softmax, so the rest of the "
-    "row shares the whole, however large they were.",
+    right="What is forbidden is out before the softmax, so the rest of the row shares "
+    "the whole, however large the forbidden scores were.",
     given="a",
     axes="N letters that ask, N letters that are asked",
     cases=lambda: [(rand(4, 4, seed=1),), (rand(6, 6, seed=2),),
@@ -1020,8 +1020,8 @@ def hoarded(q, blocks):
 STREAMED = Exercise(
     name="streamed",
     reference=streamed,
-    right="Three things were kept for each query: the largest score so far, the sum, "
-    "and the sum of values. That is what fused kernels do.",
+    right="Three things for each query are enough: the largest score so far, the sum, "
+    "and the sum of values. That is what fused kernels keep.",
     given="q blocks",
     axes="NV",
     cases=streams,
