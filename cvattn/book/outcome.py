@@ -342,7 +342,6 @@ def plain(value: object, *, lenient: bool = False) -> object:
                 return Odd(f"tensor of shape {shape(value)}", "")
             if type(value) is Tensor or strange(value):
                 return value
-            return Odd(f"tensor of the type {kind(value)}", "")
         if lenient and isinstance(value, (np.generic, np.ndarray)) and (
                 value.size <= MOST):
             return value.tolist()
@@ -357,6 +356,8 @@ def plain(value: object, *, lenient: bool = False) -> object:
                     return sequence(plain(v, lenient=lenient) for v in value)
     except Exception:    # a list that contains itself, an object that refuses
         pass
+    if issubclass(type(value), Tensor):
+        return Odd(f"tensor of the type {kind(value)}", "")
     return Odd(kind(value), printed(value))
 
 
@@ -442,7 +443,7 @@ def first_line(error: BaseException) -> str:
     except BaseException:
         return ""
     first = cut((text.splitlines() or [""])[0], LONGEST)
-    return re.sub(r"0x[0-9a-f]+", "0x...", re.sub(r"[\w.]+\.<locals>\.", "", first))
+    return re.sub(r"\b0x[0-9a-f]+", "0x...", re.sub(r"[\w.]+\.<locals>\.", "", first))
 
 
 def reader_line(error: BaseException) -> str:
