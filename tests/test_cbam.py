@@ -216,11 +216,13 @@ def test_defaults_are_the_papers():
 RULE = "channels must be a positive multiple of reduction, got "
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: CBAM(24), RULE + "channels=24, reduction=16"),
+    (lambda: CBAM(24), RULE + "channels=24, reduction=16: reduction=12 would fit"),
     (lambda: CBAM(16, reduction=0), RULE + "channels=16, reduction=0"),
     (lambda: ChannelAttention(0), RULE + "channels=0, reduction=16"),
-    (lambda: SpatialAttention(0), "channels must be positive, got channels=0"),
-    (lambda: SpatialAttention(-1), "channels must be positive, got channels=-1"),
+    (lambda: SpatialAttention(0),
+     "channels must be a whole number from 1 up, got channels=0"),
+    (lambda: SpatialAttention(-1),
+     "channels must be a whole number from 1 up, got channels=-1"),
     (lambda: CBAM(16, kernel_size=4),
      "kernel_size must be odd and positive, got kernel_size=4"),
     (lambda: SpatialAttention(16, kernel_size=-7),

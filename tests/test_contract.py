@@ -7,6 +7,7 @@ import ast
 import copy
 import inspect
 import io
+import math
 import os
 import pickle
 import re
@@ -52,19 +53,26 @@ BATCHES, SIZES = (1, 2, 5), ((3, 7), (13, 11))
 
 MULTIPLE = "channels must be a positive multiple of {}, got channels={}, {}={}".format
 HEADS = "dim must be a positive multiple of num_heads, got dim={}, num_heads={}".format
-POOL = 'pool must be "mean", "max" or both in a tuple, without repeats, got pool={!r}'
+POOL = 'pool must be ("mean",), ("max",) or both, in either order, got pool={!r}'
 NORM = 'norm must be "last" or "hidden", got norm={!r}'.format
+WHOLE = "{0} must be a whole number from 1 up, got {0}={1}".format
+SHARE = "dropout must be from 0 to 1, got dropout={}".format
 KERNEL = "kernel_size must be odd and positive, got kernel_size={}".format
 BAD_ARGUMENTS = [
     *[(cls, (c,), {"reduction": r}, MULTIPLE("reduction", c, "reduction", r))
       for cls in (SE, ChannelAttention, CBAM, ChannelGate, SpatialGate, BAM,
                   ChannelVariant, CBAMVariant, BAMVariant)
-      for c, r in ((24, 16), (8, 16), (0, 16), (-16, 16), (16, 0), (16, -4), (16, 32))],
+      for c, r in ((0, 16), (-16, 16), (16, 0), (16, -4))],
+    *[(cls, (c,), {"reduction": r},
+       MULTIPLE("reduction", c, "reduction", r) + f": reduction={fits} would fit")
+      for cls in (SE, ChannelAttention, CBAM, ChannelGate, SpatialGate, BAM, SK,
+                  ChannelVariant, CBAMVariant, BAMVariant)
+      for c, r, fits in ((96, 36, 32), (32, 48, 32), (64, 96, 64), (32, 5, 4))],
     *[(cls, args, {"kernel_size": k}, KERNEL(k))
       for cls, args in ((SpatialAttention, (5,)), (CBAM, (16,)),
                         (SpatialVariant, (5,)), (CBAMVariant, (16,)))
       for k in (0, 2, 8, -3)],
-    *[(cls, (0,), {}, "channels must be positive, got channels=0")
+    *[(cls, (0,), {}, WHOLE("channels", 0))
       for cls in (SpatialAttention, SpatialVariant)],
     *[(cls, (16,), {"pool": pool}, POOL.format(pool))
       for cls in (ChannelVariant, SpatialVariant)
@@ -73,38 +81,43 @@ BAD_ARGUMENTS = [
     (CBAMVariant, (16,), {"order": "both"}, "order must be one of ('channel-spatial', "
      "'spatial-channel', 'parallel', 'channel', 'spatial'), got order='both'"),
     (BAMVariant, (16,), {"norm": True}, NORM(True)),
-    *[(cls, (16,), {"dilation": 0}, "dilation must be positive, got dilation=0")
+    *[(cls, (16,), {"dilation": 0}, WHOLE("dilation", 0))
       for cls in (SpatialGate, BAM, BAMVariant)],
     (BAMVariant, (16,), {"combine": "mean"},
      "combine must be one of ('sum', 'product', 'max'), got combine='mean'"),
-    (SK, (48,), {}, MULTIPLE("groups", 48, "groups", 32)),
-    (SK, (96,), {"reduction": 36}, MULTIPLE("reduction", 96, "reduction", 36)),
-    *[(SK, (64,), {name: 0}, f"{name} must be 1 or more, got {name}=0")
+    (SK, (48,), {}, MULTIPLE("groups", 48, "groups", 32) + ": groups=24 would fit"),
+    *[(SK, (64,), {name: 0}, WHOLE(name, 0))
       for name in ("branches", "minimum", "stride")],
     (SpatialTransformer, (nn.Identity(),), {"features": 0},
-     "features must be positive, got features=0"),
+     WHOLE("features", 0)),
     (SpatialTransformer, (nn.Identity(),), {"features": 3, "transform": "warp"},
      "transform must be Affine(), Attention(), Projective() or "
      "ThinPlateSpline(points), got 'warp'"),
     (SpatialTransformer, (nn.Identity(),), {"features": 3, "size": (5, 0)},
-     "size must be two positive integers, got (5, 0)"),
+     "size must be two whole numbers from 1 up, got (5, 0)"),
     *[(cls, (d,), {"num_heads": h}, HEADS(d, h))
       for cls in (MultiHeadAttention, EncoderLayer, DecoderLayer)
-      for d, h in ((10, 3), (0, 1), (8, 0), (-8, 8), (4, 8))],
-    (Transformer, (9,), {"dim": 10, "num_heads": 3}, HEADS(10, 3)),
-    (ViT, (32,), {"dim": 10, "num_heads": 3}, HEADS(10, 3)),
-    (MultiHeadAttention, (8,), {"dropout": 1.5},
-     "dropout must be from 0 to 1, got dropout=1.5"),
-    (FeedForward, (8,), {"hidden": 0},
-     "dim and hidden must be positive, got dim=8, hidden=0"),
-    (PositionalEncoding, (0,), {},
-     "dim and max_length must be positive, got dim=0, max_length=5000"),
-    (Transformer, (9,), {"layers": 0},
-     "vocabulary and layers must be positive, got vocabulary=9, layers=0"),
-    (Transformer, (9,), {"pad": 9},
-     "pad must be None or an id below vocabulary, got pad=9, vocabulary=9"),
+      for d, h in ((0, 1), (8, 0), (-8, 8))],
+    *[(cls, (d,), {"num_heads": h}, HEADS(d, h) + f": num_heads={fits} would fit")
+      for cls in (MultiHeadAttention, EncoderLayer, DecoderLayer)
+      for d, h, fits in ((10, 3, 2), (4, 8, 4))],
+    *[(cls, (32,), {"dim": 10, "num_heads": 3},
+       HEADS(10, 3) + ": num_heads=2 would fit") for cls in (Transformer, ViT)],
+    *[(cls, (16,), {"dropout": dropout}, SHARE(dropout))
+      for cls in (MultiHeadAttention, EncoderLayer, DecoderLayer, PositionalEncoding,
+                  Transformer, ViT)
+      for dropout in (1.5, -0.1, math.nan)],
+    (FeedForward, (8,), {"hidden": 0}, WHOLE("hidden", 0)),
+    (PositionalEncoding, (0,), {}, WHOLE("dim", 0)),
+    (PositionalEncoding, (8,), {"max_length": 0}, WHOLE("max_length", 0)),
+    (Transformer, (9,), {"layers": 0}, WHOLE("layers", 0)),
+    *[(Transformer, (9,), {"pad": pad}, "pad must be an id from 0 to vocabulary - 1, "
+       f"got pad={pad}, vocabulary=9") for pad in (9, -1, 2.0)],
     (ViT, (33,), {}, "image_size must be a positive multiple of patch_size, "
-     "got image_size=33, patch_size=16"),
+     "got image_size=33, patch_size=16: patch_size=11 would fit"),
+    *[(ViT, (size,), {}, "image_size must be a whole number from 1 up or two, (H, W), "
+       f"got image_size={size!r}")
+      for size in (0, 32.0, (32,), (3, 32, 32), (32, 0), "32", None)],
 ]
 
 ALL = MODULES | VARIANTS

@@ -446,7 +446,8 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
     (sknet50, {"attention": [SE] * 3, "place": "stage"},
      STAGES.format(4) + f"{[SE] * 3}"),
     (sknet50, {"middle": partial(SK, groups=96)},
-     "channels must be a positive multiple of groups, got channels=128, groups=96"),
+     "channels must be a positive multiple of groups, got channels=128, groups=96: "
+     "groups=64 would fit"),
     (cifar_resnet, {"attention": []}, STAGES.format(3) + "[]"),
     (cifar_resnet, {"attention": [None] * 4},
      STAGES.format(3) + "[None, None, None, None]"),
@@ -456,11 +457,13 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
     (resnet50, {"attention": SE(64)}, STAGES.format(4) + f"{SE(64)}"),
     (resnet50, {"attention": 16, "place": "stage"}, STAGES.format(4) + "16"),
     (cifar_resnet, {"attention": partial(SE, reduction=16), "width": 8},
-     "channels must be a positive multiple of reduction, got channels=8, reduction=16"),
+     "channels must be a positive multiple of reduction, got channels=8, reduction=16: "
+     "reduction=8 would fit"),
     *[(cifar_resnet, {"depth": d}, f"depth must be 6n + 2 with n >= 1, got depth={d}")
       for d in (2, 18, 21, 0, -4)],
-    *[(cifar_resnet, {"width": w}, "width must be a positive number, or three that do "
-       f"not fall, got {w}") for w in (0, -16, [16, 32], [16, 8, 64], [0, 1, 2], [])],
+    *[(cifar_resnet, {"width": w}, "width must be a positive whole number, or three "
+       f"that do not fall, got {w}")
+      for w in (0, -16, [16, 32], [16, 8, 64], [0, 1, 2], [])],
 ])
 def test_bad_arguments(build, kwargs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

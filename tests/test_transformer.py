@@ -837,33 +837,34 @@ def test_matrices_start_glorot_uniform_and_biases_zero():
 
 @pytest.mark.parametrize("call, message", [
     (lambda: MultiHeadAttention(10, num_heads=3),
-     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3"),
+     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3: "
+     "num_heads=2 would fit"),
     (lambda: MultiHeadAttention(0),
      "dim must be a positive multiple of num_heads, got dim=0, num_heads=8"),
     (lambda: MultiHeadAttention(8, num_heads=0),
      "dim must be a positive multiple of num_heads, got dim=8, num_heads=0"),
     (lambda: MultiHeadAttention(8, key_dim=0),
-     "key_dim must be positive, got key_dim=0"),
+     "key_dim must be a whole number from 1 up, got key_dim=0"),
     (lambda: MultiHeadAttention(8, dropout=1.5),
      "dropout must be from 0 to 1, got dropout=1.5"),
     (lambda: EncoderLayer(10, num_heads=3),
-     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3"),
-    (lambda: DecoderLayer(8, hidden=0), "dim and hidden must be positive, got dim=8, "
-     "hidden=0"),
-    (lambda: FeedForward(0), "dim and hidden must be positive, got dim=0, hidden=2048"),
-    (lambda: PositionalEncoding(0), "dim and max_length must be positive, got dim=0, "
-     "max_length=5000"),
+     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3: "
+     "num_heads=2 would fit"),
+    (lambda: DecoderLayer(8, hidden=0),
+     "hidden must be a whole number from 1 up, got hidden=0"),
+    (lambda: FeedForward(0), "dim must be a whole number from 1 up, got dim=0"),
+    (lambda: PositionalEncoding(0), "dim must be a whole number from 1 up, got dim=0"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 4, 4)),
      "x must stand from position 0 to max_length=3, got start=0, N=4"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 2, 4), start=2),
      "x must stand from position 0 to max_length=3, got start=2, N=2"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 2, 4), start=-1),
      "x must stand from position 0 to max_length=3, got start=-1, N=2"),
-    (lambda: Transformer(0), "vocabulary and layers must be positive, got "
-     "vocabulary=0, layers=6"),
-    (lambda: Transformer(9, layers=0), "vocabulary and layers must be positive, got "
-     "vocabulary=9, layers=0"),
-    (lambda: Transformer(9, pad=9), "pad must be None or an id below vocabulary, got "
+    (lambda: Transformer(0),
+     "vocabulary must be a whole number from 1 up, got vocabulary=0"),
+    (lambda: Transformer(9, layers=0),
+     "layers must be a whole number from 1 up, got layers=0"),
+    (lambda: Transformer(9, pad=9), "pad must be an id from 0 to vocabulary - 1, got "
      "pad=9, vocabulary=9"),
     (lambda: small(max_length=6)(ids(2, 7), ids(2, 5)),
      "x must stand from position 0 to max_length=6, got start=0, N=7"),
