@@ -31,13 +31,18 @@ def index(number: object) -> int | None:
         return None
 
 
+def shown(number: object) -> str:
+    """Return how a message writes a number: a whole one the same, whosever it is."""
+    return repr(number) if index(number) is None else str(index(number))
+
+
 def whole(*, least: int = 1, **numbers: int) -> list[int]:
     """Return the numbers as int, each whole and at least `least`."""
     for name, number in numbers.items():
         n = index(number)
         if n is None or n < least:
             raise ValueError(f"{name} must be a whole number from {least} up, "
-                             f"got {name}={number}")
+                             f"got {name}={shown(number)}")
     return [index(number) for number in numbers.values()]
 
 
@@ -45,10 +50,10 @@ def multiple(**numbers: int) -> list[int]:
     """Return two numbers as int, the first a positive multiple of the second."""
     (name, number), (divisor, other) = numbers.items()
     rule = (f"{name} must be a positive multiple of {divisor}, "
-            f"got {name}={number}, {divisor}={other}")
+            f"got {name}={shown(number)}, {divisor}={shown(other)}")
     n, d = index(number), index(other)
     if n is None or d is None:
-        raise ValueError(f"{rule}: {number if n is None else other} "
+        raise ValueError(f"{rule}: {shown(number if n is None else other)} "
                          "is not a whole number")
     if n < 1 or d < 1:
         raise ValueError(rule)
@@ -63,7 +68,7 @@ def odd(**sizes: int) -> int:
     [(name, size)] = sizes.items()
     n = index(size)
     if n is None or n < 1 or n % 2 == 0:
-        raise ValueError(f"{name} must be odd and positive, got {name}={size}")
+        raise ValueError(f"{name} must be odd and positive, got {name}={shown(size)}")
     return n
 
 
@@ -93,7 +98,7 @@ def id_of(vocabulary: int, **ids: int) -> int:
     n = index(number)
     if n is None or not 0 <= n < vocabulary:
         raise ValueError(f"{name} must be an id from 0 to vocabulary - 1, "
-                         f"got {name}={number}, vocabulary={vocabulary}")
+                         f"got {name}={shown(number)}, vocabulary={vocabulary}")
     return n
 
 
@@ -143,13 +148,11 @@ def sequence(x: Tensor, dim: int, least: int = 0) -> None:
 
 @fx.wrap
 def context(context: Tensor, x: Tensor, dim: int) -> None:
-    """Ask for (B, M, dim), floating point, M from 1 up, B that of x."""
+    """Ask for (B, M, dim), floating point, B that of x."""
     if is_tracing():
         return
     tensor(context, "context", f"({x.shape[0]}, M, {dim})", context.ndim == 3
            and context.shape[0] == x.shape[0] and context.shape[2] == dim)
-    if context.shape[1] < 1:
-        raise ValueError(f"context must have M from 1 up, got {tuple(context.shape)}")
 
 
 @fx.wrap

@@ -37,9 +37,11 @@ def causal_mask(n: int, *, past: int = 0, device: torch.device | None = None) ->
 
 def check(q: Tensor, k: Tensor, v: Tensor | None = None) -> None:
     """Ask for queries and keys of one length, and a value for each key."""
+    if torch.jit.is_tracing():
+        return
     checks.tensor(q, "q", "(..., N, d_k)", q.ndim > 1)
-    checks.tensor(k, "k", f"(..., M, {q.shape[-1]}), M from 1 up",
-                  k.ndim > 1 and k.shape[-1] == q.shape[-1] and k.shape[-2] > 0)
+    checks.tensor(k, "k", f"(..., M, {q.shape[-1]})",
+                  k.ndim > 1 and k.shape[-1] == q.shape[-1])
     if v is not None:
         checks.tensor(v, "v", f"(..., {k.shape[-2]}, d_v)",
                       v.ndim > 1 and v.shape[-2] == k.shape[-2])
@@ -66,8 +68,8 @@ def weights(
     A = softmax over the keys of q k^T / sqrt(d_k)         (Eq. 1, without V)
 
     Shape:
-        q: (..., N, d_k). k: (..., M, d_k), M from 1. A: (..., N, M), in q's type; each
-        row sums to 1.
+        q: (..., N, d_k). k: (..., M, d_k). A: (..., N, M), in q's type; each row sums
+        to 1.
 
     Args:
         q, k: the queries Q and the keys K.
@@ -163,7 +165,7 @@ class MultiHeadAttention(nn.Module):
     Q is x; K and V are the context, which is x itself in self-attention.
 
     Shape:
-        x, y: (B, N, D), N from 1. context: (B, M, D), M from 1.
+        x, y: (B, N, D), N from 1. context: (B, M, D).
         mask: bool, (B, h, N, M) or 1 for any of them, True where a query may look. All
         four axes, lest padding (B, M) pass for (N, M): give mask[:, None, None].
 

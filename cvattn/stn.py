@@ -29,7 +29,7 @@ def bilinear_sample(x: Tensor, grid: Tensor, *, align_corners: bool = False) -> 
 
     Raises:
         ValueError: if x is not (B, C, H, W), floating point, with H and W from 1 up,
-            or grid is not (B, Hout, Wout, 2), floating point, with the same B.
+            or grid is not (B, Hout, Wout, 2) with the same B.
 
     >>> x = torch.tensor([[[[1.0, 3.0]]]])
     >>> bilinear_sample(x, torch.tensor([[[[0.0, 0.0], [0.5, 0.0], [2.0, 0.0]]]]))
@@ -37,8 +37,8 @@ def bilinear_sample(x: Tensor, grid: Tensor, *, align_corners: bool = False) -> 
     """
     checks.picture(x)
     B, C, H, W = x.shape
-    checks.tensor(grid, "grid", f"({B}, Hout, Wout, 2)",
-                  grid.ndim == 4 and grid.shape[0] == B and grid.shape[3] == 2)
+    if grid.ndim != 4 or grid.shape[0] != B or grid.shape[3] != 2:
+        raise ValueError(f"grid must be ({B}, Hout, Wout, 2), got {tuple(grid.shape)}")
     _, Hout, Wout, _ = grid.shape
     grid = grid.to(wide(x.dtype, grid.dtype))
     xs, ys = (grid + 1).unbind(-1)

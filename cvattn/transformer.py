@@ -127,6 +127,7 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         vocabulary, layers = checks.whole(vocabulary=vocabulary, layers=layers)
+        dim, num_heads = checks.multiple(dim=dim, num_heads=num_heads)
         if pad is not None:
             pad = checks.id_of(vocabulary, pad=pad)
 

@@ -283,7 +283,8 @@ def test_one_picture_has_no_variance(cls, official):
 @pytest.mark.parametrize("official", [False, True])
 def test_one_pixel_has_no_variance_either(official):
     m = SpatialGate(6, reduction=2, official=official)
-    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+    with pytest.raises(ValueError, match="^x must hold at least two pixels in "
+                       "training mode"):
         m(torch.zeros(1, 6, 1, 1))
     assert m(torch.zeros(1, 6, 1, 2)).shape == (1, 1, 1, 2)
     assert m(torch.zeros(2, 6, 1, 1)).shape == (2, 1, 1, 1)

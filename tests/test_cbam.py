@@ -246,7 +246,8 @@ def test_bad_inputs(shape, options):
 
 def test_one_pixel_has_no_variance():
     m = CBAM(6, reduction=2, official=True)
-    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+    with pytest.raises(ValueError, match="^x must hold at least two pixels in "
+                       "training mode"):
         m(torch.zeros(1, 6, 1, 1))
     assert m.eval()(torch.zeros(1, 6, 1, 1)).shape == (1, 6, 1, 1)
     assert m.train()(torch.zeros(2, 6, 1, 1)).shape == (2, 6, 1, 1)
