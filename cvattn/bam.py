@@ -25,7 +25,7 @@ class ChannelGate(nn.Module):
             (B, channels, H, W), floating point, with H and W from 1 up, or if it is one
             picture and BN in training mode, unless SyncBatchNorm sees others.
 
-    Differs from the paper: Eq. 3 prints no ReLU; its text has a hidden activation.
+    Differs from the paper: Eq. 3 prints no ReLU; its text has one hidden layer.
 
     Source: Park, Woo, Lee, Kweon, BMVC 2018, section 3; arXiv 1807.06514v2.
 

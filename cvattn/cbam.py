@@ -84,7 +84,8 @@ class SpatialAttention(nn.Module):
     Args:
         channels: C, the channels of x.
         kernel_size: k, the side of f; odd.
-        norm: pass f's output through BatchNorm, as the official code does.
+        norm: pass f's output through BatchNorm, as the official code does, with a scale
+            that starts at 0, as in the authors' ResNet; their module alone starts at 1.
 
     Raises:
         ValueError: if channels is below 1, if kernel_size is even or below 1, if x is
