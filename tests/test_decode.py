@@ -359,6 +359,16 @@ def test_errors(kwargs, message):
 
 
 @pytest.mark.parametrize("search", [greedy, beam])
+@pytest.mark.parametrize("wrong", [{"end": 99}, {"end": -1}, {"start": 99},
+                                   {"start": 1.0}, {"end": None}])
+def test_start_and_end_are_ids(search, wrong):
+    [(name, got)] = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name} must be an id from 0 to vocabulary "
+                       rf"- 1, got {name}={got}, vocabulary=\d+$"):
+        search(small(), ids(2, 7), **{"start": START, "end": END, **wrong})
+
+
+@pytest.mark.parametrize("search", [greedy, beam])
 def test_training_mode_and_wrong_sources(search):
     with pytest.raises(ValueError, match=r"^model must be in eval mode, its dropout "
                        r"would decide: call model\.eval\(\)$"):

@@ -470,6 +470,42 @@ def test_bad_arguments(build, kwargs, message):
         meta(build, **kwargs)
 
 
+@pytest.mark.parametrize("build, name", [
+    (resnet18, "num_classes"), (resnet18, "in_channels"), (sknet26, "num_classes"),
+    (cifar_resnet, "in_channels"), (cifar_resnet, "num_classes"),
+    (cifar_resnet, "depth"), (cifar_resnet, "width")])
+def test_numbers_are_whole(build, name):
+    number = {"depth": 8, "width": 4}.get(name, 3)
+    for wrong in (float(number), str(number), None):
+        with pytest.raises(ValueError, match=f"^{name} must be .*, got .*{wrong}"):
+            meta(build, **{name: wrong})
+    one, other = (meta(build, **{name: n}) for n in (number, np.int64(number)))
+    assert [p.shape for p in one.parameters()] == [p.shape for p in other.parameters()]
+
+
+@pytest.mark.parametrize("x, message", [
+    (torch.zeros(2, 3, 0, 8), "x must have H and W from 1 up, got (2, 3, 0, 8)"),
+    (torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+     "x must be floating point, got torch.uint8"),
+    (torch.zeros(3, 8, 8), "x must be (B, 3, H, W), got (3, 8, 8)"),
+    (torch.zeros(2, 1, 8, 8), "x must be (B, 3, H, W), got (2, 1, 8, 8)")])
+def test_bad_pictures(x, message):
+    net = cifar_resnet(SE, depth=8)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        net(x)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_fx_traces_a_network_with_attention():
+    """As torchvision's feature extractor does."""
+    net, x = cifar_resnet(SE, depth=8).eval(), torch.randn(2, 3, 9, 7)
+    graph = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(graph(x), net(x))
+    with pytest.raises(ValueError, match="^x must be "):
+        graph(x[:, :2])
+
+
 @pytest.mark.parametrize("build", [
     resnet18, resnet34, resnet50, resnet101, resnext50, resnext101,
     sknet26, sknet50, sknet101])

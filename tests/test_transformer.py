@@ -886,6 +886,22 @@ def test_matrices_start_glorot_uniform_and_biases_zero():
      "mask must be bool, True = may look, got torch.int64"),
     (lambda: label_smoothing(torch.zeros(2, 5, 9), ids(2, 4)),
      "logits must be (..., V) and target (...), got (2, 5, 9) and (2, 4)"),
+    (lambda: label_smoothing(torch.zeros(5, 9, dtype=torch.int64), ids(1, 5)[0]),
+     "logits must be floating point, got torch.int64"),
+    *[(lambda e=e: label_smoothing(torch.zeros(5, 9), ids(1, 5)[0], epsilon=e),
+       f"epsilon must be from 0 to 1, got epsilon={e}") for e in (-0.1, 1.1, math.nan)],
+    *[(lambda p=p: attention(*torch.zeros(3, 2, 3, 4), dropout=p),
+       f"dropout must be from 0 to 1, got dropout={p}") for p in (1.5, math.nan)],
+    (lambda: weights(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5)),
+     "k must be (..., M, 4), got (2, 3, 5)"),
+    (lambda: weights(*torch.zeros(2, 2, 3, 4, dtype=torch.int64)),
+     "q must be floating point, got torch.int64"),
+    (lambda: attention(*torch.zeros(2, 2, 3, 4), torch.zeros(2, 4, 4)),
+     "v must be (..., 3, d_v), got (2, 4, 4)"),
+    *[(lambda n=n: causal_mask(n), f"n must be a whole number from 0 up, got n={n}")
+      for n in (-1, 2.5)],
+    (lambda: warmup(math.nan),
+     "step, dim and steps must be at least 1, got step=nan, dim=512, steps=4000"),
     (lambda: warmup(0),
      "step, dim and steps must be at least 1, got step=0, dim=512, steps=4000"),
 ])
@@ -935,6 +951,23 @@ def test_ids_out_of_range():
         small()(ids(2, 7) + 10, ids(2, 5))
     assert torch.equal(small()(ids(2, 7).int(), ids(2, 5).int()),
                        small()(ids(2, 7), ids(2, 5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_and_sums_beyond_half_precision(dtype):
+    """q.k is 40 * 40 * 64 = 102400, then 900 times as much; float16 ends at 65504."""
+    for q in (torch.full((1, 2, 64), 40.0), torch.full((1, 2, 64), 1200.0)):
+        q = q.to(dtype)
+        for autocast in (False, True):
+            with torch.autocast("cpu", dtype, enabled=autocast):
+                A = weights(q, q)
+            assert A.dtype == dtype and (A == 0.5).all()
+        assert attention(q, q, q).isfinite().all()
+    logits = torch.zeros(1, 9000, dtype=torch.float32)
+    logits[0, 3] = 20
+    got = label_smoothing(logits.to(dtype), torch.tensor([3]))
+    want = label_smoothing(logits, torch.tensor([3]))
+    assert got.dtype == torch.float32 and torch.equal(got, want)
 
 
 def test_empty_batches():
