@@ -3,7 +3,9 @@
 Peers for the benchmark and for the tests of `cvattn.weights`. CBAM and BAM carry the
 names of the released code (github.com/Jongchan/attention-module), and so fit its
 files. Two faults of that code are not here: its last version's BAM cannot be built,
-and pools over H x H pixels, which needs square maps.
+and pools over H x H pixels: of the maps that are not square some raise, and where
+H < W < 2 H the last columns are lost in silence. CBAM's scale of 0 at the start is
+that of the authors' ResNet; their module alone starts at 1.
 """
 
 from collections import OrderedDict

@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-
-def check_channels(channels: int, reduction: int) -> None:
-    if channels < 1 or reduction < 1 or channels % reduction:
-        raise ValueError(
-            "channels must be a positive multiple of reduction, "
-            f"got channels={channels}, reduction={reduction}"
-        )
+from . import checks
 
 
 class ChannelGate(nn.Module):
@@ -28,9 +22,10 @@ class ChannelGate(nn.Module):
 
     Raises:
         ValueError: if channels is not a positive multiple of reduction, if x is not
-            (B, channels, H, W), or if x is one picture and BN in training mode.
+            (B, channels, H, W), floating point, with H and W from 1 up, or if it is one
+            picture and BN in training mode, unless SyncBatchNorm sees others.
 
-    Differs from the paper: Eq. 3 prints no ReLU; its text has an MLP.
+    Differs from the paper: Eq. 3 prints no ReLU; its text has one hidden layer.
 
     Source: Park, Woo, Lee, Kweon, BMVC 2018, section 3; arXiv 1807.06514v2.
 
@@ -40,23 +35,15 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16, official: bool = False):
         super().__init__()
-        check_channels(channels, reduction)
+        channels, reduction = checks.multiple(channels=channels, reduction=reduction)
         self.official = official
         self.W0 = nn.Linear(channels, channels // reduction)
         self.W1 = nn.Linear(channels // reduction, channels)
         self.norm = nn.BatchNorm1d(channels // reduction if official else channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.W0.in_features:
-            raise ValueError(
-                f"x must be (B, {self.W0.in_features}, H, W), got {tuple(x.shape)}"
-            )
-        if self.norm.training and x.shape[0] == 1:
-            raise ValueError(
-                "x must hold at least two pictures in training mode, for BatchNorm "
-                f"estimates a variance over them, got {tuple(x.shape)}: "
-                "use a larger batch or eval()"
-            )
+        checks.picture(x, self.W0.in_features)
+        checks.variance(x, checks.estimates(self.norm))
         z = x.mean(dim=(2, 3))                                # (B, C)
         if self.official:
             Mc = self.W1(torch.relu(self.norm(self.W0(z))))   # (B, C)
@@ -83,8 +70,8 @@ class SpatialGate(nn.Module):
 
     Raises:
         ValueError: if channels is not a positive multiple of reduction, if dilation is
-            below 1, if x is not (B, channels, H, W), or if x is one pixel in all and
-            BN in training mode.
+            below 1, if x is not (B, channels, H, W), floating point, with H and W from
+            1 up, or if it is one pixel in all and BN in training mode.
 
     Differs from the paper: Eq. 4 prints no ReLU; see `ChannelGate`.
 
@@ -97,9 +84,8 @@ class SpatialGate(nn.Module):
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4,
                  official: bool = False):
         super().__init__()
-        check_channels(channels, reduction)
-        if dilation < 1:
-            raise ValueError(f"dilation must be positive, got dilation={dilation}")
+        channels, reduction = checks.multiple(channels=channels, reduction=reduction)
+        [dilation] = checks.whole(dilation=dilation)
         K = channels // reduction
         self.f0 = nn.Conv2d(channels, K, 1)
         self.f1 = nn.Conv2d(K, K, 3, padding=dilation, dilation=dilation)
@@ -112,10 +98,9 @@ class SpatialGate(nn.Module):
         self.norm3 = last(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.f0.in_channels:
-            raise ValueError(
-                f"x must be (B, {self.f0.in_channels}, H, W), got {tuple(x.shape)}"
-            )
+        checks.picture(x, self.f0.in_channels)
+        norms = self.norm0, self.norm1, self.norm2, self.norm3
+        checks.variance(x, any(map(checks.estimates, norms)), "pixels")
         h = torch.relu(self.norm0(self.f0(x)))                # (B, C/r, H, W)
         h = torch.relu(self.norm1(self.f1(h)))                # (B, C/r, H, W)
         h = torch.relu(self.norm2(self.f2(h)))                # (B, C/r, H, W)

@@ -1,17 +1,26 @@
 """CBAM: a gate for each channel, then a gate for each place."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import adaptive_max_pool2d
 
+from . import checks
 
+
+@fx.wrap
 def largest(x: Tensor, dim: int | tuple[int, int]) -> Tensor:
     """Return the maximum over dim, 1 or (2, 3); one of equals gets the gradient."""
     # Measured on a CPU: amax is several times faster than the others, and its gradient
-    # several times slower than theirs.
-    if not (x.requires_grad and torch.is_grad_enabled()):
+    # several times slower than theirs; adaptive_max_pool2d is up to six times faster
+    # than max, but on CUDA its gradient is not the same from one run to the next.
+    learns = x.requires_grad and torch.is_grad_enabled()
+    if not learns and not torch.jit.is_tracing():       # a trace may learn later
         return x.amax(dim, keepdim=True)
-    return x.max(1, keepdim=True).values if dim == 1 else adaptive_max_pool2d(x, 1)
+    if dim == 1:
+        return x.max(1, keepdim=True).values
+    if torch.are_deterministic_algorithms_enabled():
+        return x.flatten(2).max(2).values[:, :, None, None]
+    return adaptive_max_pool2d(x, 1)
 
 
 class ChannelAttention(nn.Module):
@@ -30,8 +39,8 @@ class ChannelAttention(nn.Module):
         bias: give both layers a bias, as the official code does.
 
     Raises:
-        ValueError: if channels is not a positive multiple of reduction, or if x is
-            not (B, channels, H, W).
+        ValueError: if channels is not a positive multiple of reduction, or if x is not
+            (B, channels, H, W), floating point, with H and W from 1 up.
 
     Differs from the paper: in nothing; its text puts a ReLU after W0.
 
@@ -43,11 +52,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
         super().__init__()
-        if channels < 1 or reduction < 1 or channels % reduction:
-            raise ValueError(
-                "channels must be a positive multiple of reduction, "
-                f"got channels={channels}, reduction={reduction}"
-            )
+        channels, reduction = checks.multiple(channels=channels, reduction=reduction)
         self.W0 = nn.Linear(channels, channels // reduction, bias=bias)
         self.W1 = nn.Linear(channels // reduction, channels, bias=bias)
 
@@ -56,10 +61,7 @@ class ChannelAttention(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return Mc, one number in (0, 1) for each picture and channel."""
-        if x.ndim != 4 or x.shape[1] != self.W0.in_features:
-            raise ValueError(
-                f"x must be (B, {self.W0.in_features}, H, W), got {tuple(x.shape)}"
-            )
+        checks.picture(x, self.W0.in_features)
         Favg = x.mean(dim=(2, 3))                                # (B, C)
         Fmax = largest(x, (2, 3)).flatten(1)                     # (B, C)
         Mc = torch.sigmoid(self.mlp(Favg) + self.mlp(Fmax))      # (B, C)
@@ -82,11 +84,13 @@ class SpatialAttention(nn.Module):
     Args:
         channels: C, the channels of x.
         kernel_size: k, the side of f; odd.
-        norm: pass f's output through BatchNorm, as the official code does.
+        norm: pass f's output through BatchNorm, as the official code does, with a scale
+            that starts at 0, as in the authors' ResNet; their module alone starts at 1.
 
     Raises:
         ValueError: if channels is below 1, if kernel_size is even or below 1, if x is
-            not (B, channels, H, W), or if norm in training mode gets one pixel in all.
+            not (B, channels, H, W), floating point, with H and W from 1 up, or if it is
+            one pixel in all and norm in training mode.
 
     Differs from the paper: in nothing. The official code reads the maximum first.
 
@@ -98,13 +102,8 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, *, kernel_size: int = 7, norm: bool = False):
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"channels must be positive, got channels={channels}")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size must be odd and positive, got kernel_size={kernel_size}"
-            )
-        self.channels = channels
+        [self.channels] = checks.whole(channels=channels)
+        kernel_size = checks.odd(kernel_size=kernel_size)
         self.f = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = nn.BatchNorm2d(1, momentum=0.01) if norm else nn.Identity()
         if norm:
@@ -112,10 +111,8 @@ class SpatialAttention(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return Ms, one number in (0, 1) for each picture and place."""
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"x must be (B, {self.channels}, H, W), got {tuple(x.shape)}"
-            )
+        checks.picture(x, self.channels)
+        checks.variance(x, checks.estimates(self.norm), "pixels")
         Favg = x.mean(dim=1, keepdim=True)                       # (B, 1, H, W)
         Fmax = largest(x, 1)                                     # (B, 1, H, W)
         both = torch.cat([Favg, Fmax], dim=1)                    # (B, 2, H, W)

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from . import checks
 from .multihead import Cache
+from .precision import wide
 from .transformer import Transformer
 
 
@@ -14,16 +16,18 @@ def log_p(model: Transformer, target: Tensor, memory: Tensor, seen: Tensor | Non
     if model.pad is not None:
         logits[:, model.pad] = -torch.inf
     # Sums of many bfloat16 would not tell one beam from another.
-    return logits.log_softmax(-1, torch.promote_types(logits.dtype, torch.float32))
+    return logits.log_softmax(-1, wide(logits.dtype))
 
 
-def limits(model: Transformer, source: Tensor, end: int, extra: int) -> Tensor:
+def limits(model: Transformer, source: Tensor, start: int, end: int,
+           extra: int) -> Tensor:
     """Check the arguments; return the most tokens that each source may give, (B,)."""
     if model.training:
         raise ValueError("model must be in eval mode, its dropout would decide: "
                          "call model.eval()")
-    if extra < 0:
-        raise ValueError(f"extra must be at least 0, got extra={extra}")
+    checks.whole(extra=extra, least=0)
+    for ids in ({"start": start}, {"end": end}):
+        checks.id_of(len(model.embedding.weight), **ids)
     if end == model.pad:
         raise ValueError(
             f"end must not be padding, which is never written, got end={end}")
@@ -60,8 +64,9 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
         cached: keep the keys and values of earlier tokens, which saves time alone.
 
     Raises:
-        ValueError: if the model is in training mode, if extra is negative, if end is
-            the model's padding, or on a source that `Transformer` does not take.
+        ValueError: if the model is in training mode, if extra is negative, if start or
+            end is not one of the model's ids, if end is its padding, or on a source
+            that `Transformer` does not take.
 
     Source: Vaswani et al., NeurIPS 2017, section 6.1, for the length;
     arXiv 1706.03762v7.
@@ -71,7 +76,8 @@ def greedy(model: Transformer, source: Tensor, *, start: int, end: int,
     >>> greedy(model, source, start=1, end=2, extra=0).shape[1] <= 5
     True
     """
-    limit, (memory, seen) = limits(model, source, end, extra), model.encode(source)
+    limit = limits(model, source, start, end, extra)
+    memory, seen = model.encode(source)
     fill, cache = end if model.pad is None else model.pad, {} if cached else None
     target = source.new_full((len(source), 1), start)
     done = limit < 1
@@ -111,7 +117,8 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
         cached: as in `greedy`.
 
     Raises:
-        ValueError: if beams is not positive, if alpha is negative, or as `greedy`.
+        ValueError: if beams is not positive, if alpha is not from 0 up and finite, or
+            as `greedy`.
 
     Differs from the paper: it does not print when a search ends, nor name the coverage
     penalty of Wu et al., and none is here.
@@ -124,10 +131,11 @@ def beam(model: Transformer, source: Tensor, *, start: int, end: int, beams: int
     >>> beam(model, source, start=1, end=2, extra=0).shape[1] <= 5
     True
     """
-    if beams < 1 or alpha < 0:
-        raise ValueError("beams must be positive and alpha at least 0, "
-                         f"got beams={beams}, alpha={alpha}")
-    limit, (memory, seen) = limits(model, source, end, extra), model.encode(source)
+    [beams] = checks.whole(beams=beams)
+    if not 0 <= alpha < torch.inf:
+        raise ValueError(f"alpha must be from 0 up and finite, got alpha={alpha}")
+    limit = limits(model, source, start, end, extra)
+    memory, seen = model.encode(source)
     fill, cache = end if model.pad is None else model.pad, {} if cached else None
     memory = memory.repeat_interleave(beams, dim=0)
     seen = None if seen is None else seen.repeat_interleave(beams, dim=0)

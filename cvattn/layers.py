@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .multihead import Cache, MultiHeadAttention, check_sequence, dense
+from . import checks
+from .multihead import Cache, MultiHeadAttention, dense
 
 
 class FeedForward(nn.Module):
@@ -26,7 +27,8 @@ class FeedForward(nn.Module):
         activation: the function between the layers; the paper's is the ReLU.
 
     Raises:
-        ValueError: if dim or hidden is not positive, or if x is not (B, N, dim).
+        ValueError: if dim or hidden is not positive, or if x is not (B, N, dim) and
+            floating point.
 
     Differs from the paper: in nothing by default.
 
@@ -41,14 +43,12 @@ class FeedForward(nn.Module):
         activation: Callable[[Tensor], Tensor] = torch.relu,
     ):
         super().__init__()
-        if dim < 1 or hidden < 1:
-            raise ValueError(
-                f"dim and hidden must be positive, got dim={dim}, hidden={hidden}")
+        dim, hidden = checks.whole(dim=dim, hidden=hidden)
         self.dim, self.activation = dim, activation
         self.W1, self.W2 = dense(dim, hidden, bias=True), dense(hidden, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_sequence(x, self.dim)
+        checks.sequence(x, self.dim)
         return self.W2(self.activation(self.W1(x)))       # (B, N, D)
 
 
@@ -90,6 +90,8 @@ class EncoderLayer(nn.Module):
         activation: Callable[[Tensor], Tensor] = torch.relu, eps: float = 1e-5,
     ):
         super().__init__()
+        dim, num_heads = checks.multiple(dim=dim, num_heads=num_heads)
+        checks.share(dropout=dropout)
         self.dim, self.norm_first = dim, norm_first
         self.attention = MultiHeadAttention(
             dim, num_heads=num_heads, bias=bias, key_dim=key_dim)
@@ -101,14 +103,14 @@ class EncoderLayer(nn.Module):
         self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """Return the attention's weights, (B, h, N, N)."""
-        check_sequence(x, self.dim)
+        checks.sequence(x, self.dim, least=1)
         x = self.norm1(x) if self.norm_first else x                   # (B, N, D)
         return self.attention.weights(x, mask=mask, causal=causal)    # (B, h, N, N)
 
     def forward(
         self, x: Tensor, *, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
-        check_sequence(x, self.dim)
+        checks.sequence(x, self.dim, least=1)
         how = {"mask": mask, "causal": causal}
         if self.norm_first:
             x = x + self.dropout(self.attention(self.norm1(x), **how))
@@ -157,6 +159,8 @@ class DecoderLayer(nn.Module):
         activation: Callable[[Tensor], Tensor] = torch.relu, eps: float = 1e-5,
     ):
         super().__init__()
+        dim, num_heads = checks.multiple(dim=dim, num_heads=num_heads)
+        checks.share(dropout=dropout)
         self.dim, self.norm_first = dim, norm_first
         self.attention, self.cross = (MultiHeadAttention(
             dim, num_heads=num_heads, bias=bias, key_dim=key_dim)
@@ -170,7 +174,7 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, mask: Tensor | None, cache: Cache | None = None
     ) -> Tensor:
         """The first sublayer: causal self-attention, added and normalised."""
-        check_sequence(x, self.dim)
+        checks.sequence(x, self.dim, least=1)
         how = {"mask": mask, "causal": True, "cache": cache}
         if self.norm_first:
             x = x + self.dropout(self.attention(self.norm1(x), **how))

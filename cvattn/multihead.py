@@ -8,7 +8,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+
+from . import checks
+from .precision import no_autocast, wide
 
 Cache = dict[nn.Module, tuple[Tensor, Tensor]]    # each attention's keys and values
 
@@ -20,12 +23,28 @@ def causal_mask(n: int, *, past: int = 0, device: torch.device | None = None) ->
         result: (n, past + n), bool, True where a query may look; `past` keys stand
         before the first query.
 
+    Raises:
+        ValueError: if n or past is not a whole number from 0 up.
+
     >>> causal_mask(3).int()
     tensor([[1, 0, 0],
             [1, 1, 0],
             [1, 1, 1]], dtype=torch.int32)
     """
+    n, past = checks.whole(n=n, past=past, least=0)
     return torch.ones(n, past + n, dtype=torch.bool, device=device).tril(past)
+
+
+def check(q: Tensor, k: Tensor, v: Tensor | None = None) -> None:
+    """Ask for queries and keys of one length, and a value for each key."""
+    if torch.jit.is_tracing():
+        return
+    checks.tensor(q, "q", "(..., N, d_k)", q.ndim > 1)
+    checks.tensor(k, "k", f"(..., M, {q.shape[-1]})",
+                  k.ndim > 1 and k.shape[-1] == q.shape[-1])
+    if v is not None:
+        checks.tensor(v, "v", f"(..., {k.shape[-2]}, d_v)",
+                      v.ndim > 1 and v.shape[-2] == k.shape[-2])
 
 
 def visible(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
@@ -49,7 +68,8 @@ def weights(
     A = softmax over the keys of q k^T / sqrt(d_k)         (Eq. 1, without V)
 
     Shape:
-        q: (..., N, d_k). k: (..., M, d_k). A: (..., N, M); each row sums to 1.
+        q: (..., N, d_k). k: (..., M, d_k). A: (..., N, M), in q's type; each row sums
+        to 1.
 
     Args:
         q, k: the queries Q and the keys K.
@@ -58,21 +78,25 @@ def weights(
         causal: no key after the query's own, the last query standing at the last key.
 
     Raises:
-        ValueError: if mask is not bool, or if causal and N > M.
+        ValueError: if q or k has another shape or is not floating point, if mask is not
+            bool, or if causal and N > M.
 
     >>> weights(torch.zeros(1, 3, 4), torch.zeros(1, 2, 4))[0, 0]
     tensor([0.5000, 0.5000])
     """
-    mask = visible(q, k, mask, causal)
-    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    check(q, k)
+    mask, dtype = visible(q, k, mask, causal), wide(q.dtype, k.dtype)
+    with no_autocast(q):        # the products of float16 numbers may be beyond it
+        scores = q.to(dtype) / math.sqrt(q.shape[-1]) @ k.to(dtype).mT
     if mask is None:
-        return scores.softmax(dim=-1)
+        return scores.softmax(dim=-1).to(q.dtype)
     # A row of -inf alone would be NaN, in value and in gradient: it stays open.
     seeing = mask.any(dim=-1, keepdim=True)
     scores = scores.masked_fill(~mask & seeing, -math.inf)
-    return scores.softmax(dim=-1).masked_fill(~seeing, 0.0)
+    return scores.softmax(dim=-1).masked_fill(~seeing, 0.0).to(q.dtype)
 
 
+@fx.wrap
 def attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *,
     causal: bool = False, dropout: float = 0.0,
@@ -82,7 +106,9 @@ def attention(
     Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V      (Eq. 1)
 
     It is `weights(q, k, mask) @ v` by torch's fused kernel, which never stores the
-    (N, M) weights. A NaN in a value may reach every query, masked or not.
+    (N, M) weights. A NaN in a value may reach every query, masked or not. On the CPU
+    that kernel has no second derivative: for one, compute the first within
+    `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
 
     Shape:
         q: (..., N, d_k). k: (..., M, d_k). v: (..., M, d_v). result: (..., N, d_v).
@@ -93,12 +119,15 @@ def attention(
         dropout: the share of the weights set to zero, the others scaled up.
 
     Raises:
-        ValueError: as `weights`.
+        ValueError: as `weights`, if v has no value for each key, or if dropout is not
+            in [0, 1].
 
     >>> q, k, v = torch.randn(3, 2, 5, 4)
     >>> torch.allclose(attention(q, k, v), weights(q, k) @ v, atol=1e-6)
     True
     """
+    check(q, k, v)
+    checks.share(dropout=dropout)
     fused = F.scaled_dot_product_attention
     if mask is None and (not causal or q.shape[-2] == k.shape[-2]):
         return fused(q, k, v, dropout_p=dropout, is_causal=causal)
@@ -118,9 +147,13 @@ def dense(inputs: int, outputs: int, *, bias: bool) -> nn.Linear:
     return layer
 
 
-def check_sequence(x: Tensor, dim: int) -> None:
-    if x.ndim != 3 or x.shape[2] != dim:
-        raise ValueError(f"x must be (B, N, {dim}), got {tuple(x.shape)}")
+@fx.wrap
+def check_mask(mask: Tensor | None, Q: Tensor, K: Tensor) -> None:
+    full = (*Q.shape[:3], K.shape[2])
+    if mask is not None and (mask.ndim != 4 or any(
+            n != 1 and n != m for n, m in zip(mask.shape, full, strict=True))):
+        raise ValueError(f"mask must be (B, h, N, M) = {full}, or 1 for any of them, "
+                         f"got {tuple(mask.shape)}")
 
 
 class MultiHeadAttention(nn.Module):
@@ -146,7 +179,8 @@ class MultiHeadAttention(nn.Module):
     Raises:
         ValueError: if dim is not a positive multiple of num_heads, if key_dim is not
             positive, if dropout is not in [0, 1], if x, context or mask has another
-            shape, if mask is not bool, or if causal and N > M.
+            shape, if x or context is not floating point or mask not bool, or if causal
+            and N > M.
 
     Differs from the paper: in nothing by default; it names no initialisation.
 
@@ -167,16 +201,9 @@ class MultiHeadAttention(nn.Module):
         key_dim: int | None = None,
     ):
         super().__init__()
-        if dim < 1 or num_heads < 1 or dim % num_heads:
-            raise ValueError(
-                "dim must be a positive multiple of num_heads, "
-                f"got dim={dim}, num_heads={num_heads}"
-            )
-        d_k = dim // num_heads if key_dim is None else key_dim
-        if d_k < 1:
-            raise ValueError(f"key_dim must be positive, got key_dim={d_k}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"dropout must be from 0 to 1, got dropout={dropout}")
+        dim, num_heads = checks.multiple(dim=dim, num_heads=num_heads)
+        checks.share(dropout=dropout)
+        [d_k] = checks.whole(key_dim=dim // num_heads if key_dim is None else key_dim)
         self.dim, self.num_heads, self.dropout = dim, num_heads, dropout
         self.W_Q = dense(dim, num_heads * d_k, bias=bias)
         self.W_K = dense(dim, num_heads * d_k, bias=bias)
@@ -188,22 +215,12 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
     def check(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """Raise ValueError on wrong shapes; return where keys and values are from."""
-        check_sequence(x, self.dim)
+        """Raise ValueError on wrong inputs; return where keys and values are from."""
+        checks.sequence(x, self.dim, least=1)
         if context is None:
             return x
-        if (context.ndim != 3 or context.shape[0] != x.shape[0]
-                or context.shape[2] != self.dim):
-            raise ValueError(f"context must be ({x.shape[0]}, M, {self.dim}), "
-                             f"got {tuple(context.shape)}")
+        checks.context(context, x, self.dim)
         return context
-
-    def check_mask(self, mask: Tensor | None, Q: Tensor, K: Tensor) -> None:
-        full = (*Q.shape[:3], K.shape[2])
-        if mask is not None and (mask.ndim != 4 or any(
-                n != 1 and n != m for n, m in zip(mask.shape, full, strict=True))):
-            raise ValueError(f"mask must be (B, h, N, M) = {full}, or 1 for any of "
-                             f"them, got {tuple(mask.shape)}")
 
     def keys_and_values(
         self, context: Tensor, own: bool, cache: Cache | None
@@ -227,7 +244,7 @@ class MultiHeadAttention(nn.Module):
         context = self.check(x, context)
         Q = self.heads(self.W_Q(x))                       # (B, h, N, d_k)
         K = self.heads(self.W_K(context))                 # (B, h, M, d_k)
-        self.check_mask(mask, Q, K)
+        check_mask(mask, Q, K)
         return weights(Q, K, mask, causal=causal)         # (B, h, N, M)
 
     def forward(
@@ -244,7 +261,7 @@ class MultiHeadAttention(nn.Module):
         own, context = context is None, self.check(x, context)
         Q = self.heads(self.W_Q(x))                       # (B, h, N, d_k)
         K, V = self.keys_and_values(context, own, cache)
-        self.check_mask(mask, Q, K)
+        check_mask(mask, Q, K)
         p = self.dropout if self.training else 0.0
         y = attention(Q, K, V, mask, causal=causal, dropout=p)   # (B, h, N, d_v)
         return self.W_O(y.transpose(1, 2).flatten(2))     # (B, N, D)

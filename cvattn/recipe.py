@@ -7,6 +7,9 @@ arXiv 1706.03762v7.
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from . import checks
+from .precision import wide
+
 
 def label_smoothing(
     logits: Tensor, target: Tensor, *, epsilon: float = 0.1, pad: int | None = 0
@@ -17,7 +20,8 @@ def label_smoothing(
 
     Shape:
         logits: (..., V). target: (...), ids of int64. loss: a scalar, the mean over
-        all targets that are not padding; NaN if there is none, as torch's.
+        all targets that are not padding, float32 at least; NaN if there is none, as
+        torch's.
 
     Args:
         logits: log p up to a constant.
@@ -26,7 +30,8 @@ def label_smoothing(
         pad: the id that counts for nothing, or None: only torch's -100 does.
 
     Raises:
-        ValueError: if logits are not the target's shape and one axis more.
+        ValueError: if logits are not the target's shape and one axis more, floating
+            point, or if epsilon is not in [0, 1].
 
     Source: section 5.4, which cites Szegedy et al. 2016 (section 7).
 
@@ -34,12 +39,15 @@ def label_smoothing(
     >>> label_smoothing(torch.zeros(2, 5, 10), torch.ones(2, 5, dtype=torch.int64))
     tensor(2.3026)
     """
-    if logits.shape[:-1] != target.shape:
+    if logits.ndim < 1 or logits.shape[:-1] != target.shape:
         raise ValueError(f"logits must be (..., V) and target (...), "
                          f"got {tuple(logits.shape)} and {tuple(target.shape)}")
-    return cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), target.flatten(), label_smoothing=epsilon,
-        ignore_index=-100 if pad is None else pad)
+    checks.tensor(logits, "logits", "(..., V)", True)
+    checks.share(epsilon=epsilon)
+    # A sum over all ids of log p may be beyond float16.
+    logits = logits.reshape(-1, logits.shape[-1]).to(wide(logits.dtype))
+    return cross_entropy(logits, target.flatten(), label_smoothing=epsilon,
+                         ignore_index=-100 if pad is None else pad)
 
 
 def warmup(step: int, *, dim: int = 512, steps: int = 4000) -> float:
@@ -61,7 +69,7 @@ def warmup(step: int, *, dim: int = 512, steps: int = 4000) -> float:
     >>> f"{warmup(4000):.1e}"
     '7.0e-04'
     """
-    if step < 1 or dim < 1 or steps < 1:
+    if not (step >= 1 and dim >= 1 and steps >= 1):      # NaN is none
         raise ValueError("step, dim and steps must be at least 1, "
                          f"got step={step}, dim={dim}, steps={steps}")
     return dim**-0.5 * min(step**-0.5, step * steps**-1.5)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import checks
 from .sk import SK
 
 Attention = Callable[[int], nn.Module]              # of a number of channels
@@ -41,7 +42,8 @@ class Pad(nn.Module):
 class Block(nn.Module):
     """One residual block, y = relu(shortcut(x) + residual(x)), and its attention.
 
-    `place` says where the attention stands (SE paper, section 6.5, Figure 5):
+    `place` says where the attention stands (SE paper, section 6.5: Figure 5, and the
+    3x3 of Table 15):
 
     standard   relu(shortcut(x) + attention(residual(x)))
     pre        relu(shortcut(x) + residual(attention(x)))
@@ -135,6 +137,7 @@ class ResNet(nn.Module):
                 "attention must be a callable, channels -> module, or one callable or "
                 f"None for each of the {stages} stages, got {attention}"
             )
+        [num_classes] = checks.whole(num_classes=num_classes)
         parts = dict(stem)
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             blocks = []
@@ -161,6 +164,7 @@ class ResNet(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the last feature map, (B, C, H', W')."""
+        checks.picture(x, self.conv1.in_channels)
         for name in self.order:
             x = getattr(self, name)(x)
         return x
@@ -196,6 +200,7 @@ def resnet(depths: Sequence[int], attention: Attentions, blocks: dict, *,
     """Return a network of four stages; what the next nine functions share."""
     if stem not in ("7x7", "3x3"):
         raise ValueError(f"stem must be '7x7' or '3x3', got {stem!r}")
+    [in_channels] = checks.whole(in_channels=in_channels)
     large = stem == "7x7"
     first = {
         "conv1": conv(in_channels, 64, 7, 2) if large else conv(in_channels, 64, 3),
@@ -243,18 +248,20 @@ def resnet50(attention: Attentions = None, **options: Unpack[Options]) -> ResNet
             stages, as BAM: after each but the last, or where the list has a callable.
         num_classes: outputs of the linear layer.
         in_channels: channels of the picture.
-        stride_in: the convolution of a bottleneck that halves the picture: "1x1"
-            as in the paper and the Caffe models, "3x3" as in torchvision. Blocks
-            of two 3x3 convolutions (ResNet-18, ResNet-34) halve in the first.
+        stride_in: the convolution of a bottleneck that halves the picture: "1x1" as in
+            the authors' Caffe models, "3x3" as in torchvision. Blocks of two 3x3
+            convolutions (ResNet-18, ResNet-34) halve in the first.
         stem: "7x7", a convolution with stride 2 and max pooling with stride 2; or
             "3x3", a convolution with stride 1 and no pooling, for small pictures.
 
     Raises:
-        ValueError: on an unknown place, stride_in or stem, or an attention of
-            another form.
+        ValueError: on an unknown place, stride_in or stem, an attention of another
+            form, or a number that is not whole and positive; in forward, if x is not
+            (B, in_channels, H, W), floating point, with H and W from 1 up.
 
-    Differs from the paper: stride_in is "3x3" by default, as in torchvision, whose
-    weights it then fits; give "1x1" for the paper's counts.
+    Differs from the paper: in nothing that it says: it leaves open where a bottleneck
+    has its stride. By default it is where torchvision has it, whose weights then fit;
+    give "1x1" for the authors' models and the paper's count of operations.
 
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition",
     CVPR 2016, section 4.1; arXiv 1512.03385v1.
@@ -368,13 +375,17 @@ def cifar_resnet(attention: Attentions = None, *, depth: int = 20,
     >>> cifar_resnet(depth=8, width=4)(torch.ones(2, 3, 32, 32)).shape
     torch.Size([2, 10])
     """
-    n, rest = divmod(depth - 2, 6)
+    n, rest = divmod((checks.index(depth) or 0) - 2, 6)
     if n < 1 or rest:
         raise ValueError(f"depth must be 6n + 2 with n >= 1, got depth={depth}")
-    widths = [width, 2 * width, 4 * width] if isinstance(width, int) else list(width)
-    if len(widths) != 3 or widths != sorted(widths) or widths[0] < 1:
+    [in_channels] = checks.whole(in_channels=in_channels)
+    lone = checks.index(width)
+    widths = ([checks.index(w) for w in width] if isinstance(width, Sequence)
+              else [lone, 2 * lone, 4 * lone] if lone else [])
+    if len(widths) != 3 or None in widths or widths != sorted(widths) or widths[0] < 1:
         raise ValueError(
-            f"width must be a positive number, or three that do not fall, got {width}"
+            "width must be a positive whole number, or three that do not fall, "
+            f"got {width}"
         )
     stem = {
         "conv1": conv(in_channels, widths[0], 3),

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from . import checks
+
 
 class SE(nn.Module):
     """Multiply each channel by a gate computed from the means of all channels.
@@ -20,8 +22,8 @@ class SE(nn.Module):
         bias: give both layers a bias, as the authors' first released models do.
 
     Raises:
-        ValueError: if channels is not a positive multiple of reduction, or if
-            x is not (B, channels, H, W).
+        ValueError: if channels is not a positive multiple of reduction, or if x is not
+            (B, channels, H, W), floating point, with H and W from 1 up.
 
     Differs from the paper: in nothing. torchvision and timm have biases.
 
@@ -34,20 +36,13 @@ class SE(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
         super().__init__()
-        if channels < 1 or reduction < 1 or channels % reduction:
-            raise ValueError(
-                "channels must be a positive multiple of reduction, "
-                f"got channels={channels}, reduction={reduction}"
-            )
+        channels, reduction = checks.multiple(channels=channels, reduction=reduction)
         self.W1 = nn.Linear(channels, channels // reduction, bias=bias)
         self.W2 = nn.Linear(channels // reduction, channels, bias=bias)
 
     def gate(self, x: Tensor) -> Tensor:
         """Return s, one number in (0, 1) for each picture and channel."""
-        if x.ndim != 4 or x.shape[1] != self.W1.in_features:
-            raise ValueError(
-                f"x must be (B, {self.W1.in_features}, H, W), got {tuple(x.shape)}"
-            )
+        checks.picture(x, self.W1.in_features)
         z = x.mean(dim=(2, 3))                               # (B, C)
         s = torch.sigmoid(self.W2(torch.relu(self.W1(z))))   # (B, C)
         return s[:, :, None, None]                           # (B, C, 1, 1)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from . import checks
+
 
 class SK(nn.Module):
     """Let each channel weigh branches with receptive fields of several sizes.
@@ -30,9 +32,10 @@ class SK(nn.Module):
 
     Raises:
         ValueError: if branches, minimum or stride is below 1, if channels is not a
-            positive multiple of groups and of reduction, if x is not
-            (B, channels, H, W), or if B is 1 in training mode, where BN takes the
-            variance of W z over the batch.
+            positive multiple of groups and of reduction, if x is not (B, channels, H,
+            W), floating point, with H and W from 1 up, or if B is 1 in training mode,
+            where BN takes the variance of W z over the batch, unless SyncBatchNorm sees
+            more.
 
     Differs from the paper: in nothing; the authors' models have no biases either.
 
@@ -45,16 +48,10 @@ class SK(nn.Module):
     def __init__(self, channels: int, *, branches: int = 2, groups: int = 32,
                  reduction: int = 16, minimum: int = 32, stride: int = 1):
         super().__init__()
-        numbers = {"branches": branches, "minimum": minimum, "stride": stride}
-        for name, number in numbers.items():
-            if number < 1:
-                raise ValueError(f"{name} must be 1 or more, got {name}={number}")
-        for name, divisor in (("groups", groups), ("reduction", reduction)):
-            if channels < 1 or divisor < 1 or channels % divisor:
-                raise ValueError(
-                    f"channels must be a positive multiple of {name}, "
-                    f"got channels={channels}, {name}={divisor}"
-                )
+        branches, minimum, stride = checks.whole(
+            branches=branches, minimum=minimum, stride=stride)
+        channels, groups = checks.multiple(channels=channels, groups=groups)
+        channels, reduction = checks.multiple(channels=channels, reduction=reduction)
         d = max(channels // reduction, minimum)
         self.F = nn.ModuleList(
             nn.Sequential(
@@ -71,15 +68,8 @@ class SK(nn.Module):
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Return the M maps U_m, each (B, C, H', W')."""
-        C = self.W.in_features
-        if x.ndim != 4 or x.shape[1] != C:
-            raise ValueError(f"x must be (B, {C}, H, W), got {tuple(x.shape)}")
-        if self.bn.training and x.shape[0] == 1:
-            raise ValueError(
-                "x must hold at least two pictures in training mode, for BatchNorm "
-                f"estimates a variance over them, got {tuple(x.shape)}: "
-                "use a larger batch or eval()"
-            )
+        checks.picture(x, self.W.in_features)
+        checks.variance(x, checks.estimates(self.bn))
         return [F_m(x) for F_m in self.F]
 
     def select(self, U: list[Tensor]) -> Tensor:

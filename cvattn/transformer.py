@@ -9,10 +9,11 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from . import checks
 from .layers import DecoderLayer, EncoderLayer
-from .multihead import Cache, check_sequence
+from .multihead import Cache
 
 
 class PositionalEncoding(nn.Module):
@@ -22,8 +23,9 @@ class PositionalEncoding(nn.Module):
     PE(pos, 2i+1) = cos(pos / 10000^(2i/D))
 
     Shape:
-        x, y: (B, N, D), N from 0 to max_length. PE, a buffer that is no part of the
-        state dict: (max_length, D), computed in float64 and kept in the default type.
+        x, y: (B, N, D), N from 0 to max_length. PE: (max_length, D), computed in
+        float64 on the CPU and kept there in the default type; each call adds it in
+        x's type.
 
     Args:
         dim: D, the channels of x. Where it is odd, the last sine has no cosine.
@@ -31,8 +33,9 @@ class PositionalEncoding(nn.Module):
         max_length: the positions for which PE is stored.
 
     Raises:
-        ValueError: if dim or max_length is not positive, if x is not (B, N, dim), or
-            if it starts before position 0 or reaches beyond max_length.
+        ValueError: if dim or max_length is not positive, if dropout is not in [0, 1],
+            if x is not (B, N, dim), floating point, or if it starts before position 0
+            or reaches beyond max_length.
 
     Differs from the paper: in nothing; its code has another order of the channels.
 
@@ -43,28 +46,34 @@ class PositionalEncoding(nn.Module):
              [0.8415, 0.5403, 0.0100, 0.9999]]])
     """
 
-    PE: Tensor
-
     def __init__(self, dim: int, *, dropout: float = 0.1, max_length: int = 5000):
         super().__init__()
-        if dim < 1 or max_length < 1:
-            raise ValueError("dim and max_length must be positive, "
-                             f"got dim={dim}, max_length={max_length}")
+        dim, max_length = checks.whole(dim=dim, max_length=max_length)
+        checks.share(dropout=dropout)
         self.dim, self.dropout = dim, nn.Dropout(dropout)
-        pos = torch.arange(max_length, dtype=torch.float64)[:, None]
-        two_i = torch.arange(0, dim, 2, dtype=torch.float64)
-        angle = pos / 10000 ** (two_i / dim)
-        PE = torch.empty(max_length, dim)
-        PE[:, 0::2], PE[:, 1::2] = angle.sin(), angle.cos()[:, : dim // 2]
-        self.register_buffer("PE", PE, persistent=False)
+        # No buffer: it follows from dim, and a model that is built on the meta device
+        # must still have its numbers when `to_empty` has forgotten the others.
+        with torch.device("cpu"):
+            pos = torch.arange(max_length, dtype=torch.float64)[:, None]
+            two_i = torch.arange(0, dim, 2, dtype=torch.float64)
+            angle = pos / 10000 ** (two_i / dim)
+            self.PE = torch.empty(max_length, dim)
+        self.PE[:, 0::2], self.PE[:, 1::2] = angle.sin(), angle.cos()[:, : dim // 2]
 
     def forward(self, x: Tensor, *, start: int = 0) -> Tensor:
         """Return x + PE; `start` is the position of x's first column."""
-        check_sequence(x, self.dim)
-        if start < 0 or start + x.shape[1] > len(self.PE):
-            raise ValueError("x must stand from position 0 to max_length="
-                             f"{len(self.PE)}, got start={start}, N={x.shape[1]}")
-        return self.dropout(x + self.PE[start : start + x.shape[1]])   # (B, N, D)
+        checks.sequence(x, self.dim)
+        return self.dropout(x + stretch(self.PE, x, start))   # (B, N, D)
+
+
+@fx.wrap
+def stretch(PE: Tensor, x: Tensor, start: int) -> Tensor:
+    """Return the rows of PE for x (B, N, D), in its type and on its device."""
+    N = x.shape[1]
+    if start < 0 or start + N > len(PE):
+        raise ValueError("x must stand from position 0 to max_length="
+                         f"{len(PE)}, got start={start}, N={N}")
+    return PE[start : start + N].to(x)                   # (N, D)
 
 
 class Transformer(nn.Module):
@@ -95,8 +104,8 @@ class Transformer(nn.Module):
 
     Raises:
         ValueError: if layers or vocabulary is not positive, if pad is not an id, if
-            ids are not (B, N) of int64 or int32, if the two batches differ, or as
-            MultiHeadAttention, FeedForward and PositionalEncoding.
+            ids are not (B, N) of int64 or int32, N from 1, if the two batches differ,
+            or as MultiHeadAttention, FeedForward and PositionalEncoding.
         IndexError: on an id that is not from 0 to V - 1, on the CPU.
 
     Differs from the paper: in nothing by default. The big model is
@@ -117,12 +126,10 @@ class Transformer(nn.Module):
         pad: int | None = 0, max_length: int = 5000,
     ):
         super().__init__()
-        if vocabulary < 1 or layers < 1:
-            raise ValueError("vocabulary and layers must be positive, "
-                             f"got vocabulary={vocabulary}, layers={layers}")
-        if pad is not None and not 0 <= pad < vocabulary:
-            raise ValueError("pad must be None or an id below vocabulary, "
-                             f"got pad={pad}, vocabulary={vocabulary}")
+        vocabulary, layers = checks.whole(vocabulary=vocabulary, layers=layers)
+        dim, num_heads = checks.multiple(dim=dim, num_heads=num_heads)
+        if pad is not None:
+            pad = checks.id_of(vocabulary, pad=pad)
 
         def stack(layer: type[nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(layer(
@@ -145,9 +152,7 @@ class Transformer(nn.Module):
 
     def tokens(self, ids: Tensor, name: str) -> Tensor | None:
         """Check ids; return where they are no padding, as a mask, or None: all."""
-        if ids.ndim != 2 or ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"{name} must be (B, N) of torch.int64 or torch.int32, "
-                             f"got {tuple(ids.shape)} of {ids.dtype}")
+        checks.ids(ids, name)
         return None if self.pad is None else (ids != self.pad)[:, None, None]
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate
 
+from . import checks
 from .layers import EncoderLayer
 
 Size = int | tuple[int, int]      # of a picture, H = W or (H, W)
@@ -41,8 +42,9 @@ class ViT(nn.Module):
 
     Raises:
         ValueError: if patch_size does not divide image_size or the sides of x,
-            num_heads does not divide dim, a size is not positive, or x is not
-            (B, in_channels, H, W).
+            num_heads does not divide dim, a size is not positive, dropout is not in
+            [0, 1], or x is not (B, in_channels, H, W), floating point, with H and W
+            from 1 up.
 
     Differs from the paper: the head is the one for fine-tuning, a single linear layer
     that starts at zero. Weights start as in the authors' code (vision_transformer).
@@ -62,18 +64,13 @@ class ViT(nn.Module):
                  hidden: int = 3072, num_classes: int = 1000, in_channels: int = 3,
                  dropout: float = 0.0):
         super().__init__()
-        H, W = (image_size,) * 2 if isinstance(image_size, int) else image_size
-        if patch_size < 1 or min(H, W) < 1 or H % patch_size or W % patch_size:
-            raise ValueError(
-                "image_size must be a positive multiple of patch_size, "
-                f"got image_size={image_size}, patch_size={patch_size}"
-            )
-        if layers < 1 or in_channels < 1 or num_classes < 0:
-            raise ValueError(
-                "layers and in_channels must be positive and num_classes not negative, "
-                f"got layers={layers}, in_channels={in_channels}, "
-                f"num_classes={num_classes}"
-            )
+        H, W = checks.sides(image_size=image_size)
+        for side in (H, W):
+            _, patch_size = checks.multiple(image_size=side, patch_size=patch_size)
+        dim, num_heads = checks.multiple(dim=dim, num_heads=num_heads)
+        layers, in_channels = checks.whole(layers=layers, in_channels=in_channels)
+        [num_classes] = checks.whole(num_classes=num_classes, least=0)
+        checks.share(dropout=dropout)
         self.grid = H // patch_size, W // patch_size
         self.layers = nn.ModuleList(
             EncoderLayer(dim, num_heads=num_heads, hidden=hidden, dropout=dropout,
@@ -109,15 +106,10 @@ class ViT(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Return z_0: the class token, then the patches row by row, with positions."""
         C, P = self.E.in_channels, self.E.kernel_size[0]
-        if x.ndim != 4 or x.shape[1] != C:
-            raise ValueError(f"x must be (B, {C}, H, W), got {tuple(x.shape)}")
-        if min(x.shape[2:]) < P or x.shape[2] % P or x.shape[3] % P:
-            raise ValueError(
-                f"the height and width of x must be positive multiples of {P}, "
-                f"got {tuple(x.shape)}"
-            )
+        checks.picture(x, C)
+        checks.patches(x, P)
         z = self.E(x)                                              # (B, D, H/P, W/P)
-        E_pos = self.positions(*z.shape[2:])                       # (1, 1+N, D)
+        E_pos = self.positions(z.shape[2], z.shape[3])             # (1, 1+N, D)
         z = z.flatten(2).transpose(1, 2)                           # (B, N, D)
         x_class = self.x_class.expand(x.shape[0], -1, -1)          # (B, 1, D)
         z = torch.cat([x_class, z], dim=1)                         # (B, 1+N, D)

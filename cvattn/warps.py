@@ -1,13 +1,14 @@
 """Warps: which place of its input a spatial transformer reads for each pixel."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.functional import pad
 
+from . import checks
+from .precision import no_autocast, wide
 
+
+@fx.wrap
 def affine_grid(
     theta: Tensor, size: tuple[int, int], *, align_corners: bool = False
 ) -> Tensor:
@@ -27,15 +28,16 @@ def affine_grid(
         align_corners: where -1 and 1 are. Give the sampler the same.
 
     Raises:
-        ValueError: if theta is not (B, 2, 3) or size not two positive integers.
+        ValueError: if theta is not (B, 2, 3), floating point, or size not two whole
+            numbers from 1 up.
 
     >>> affine_grid(torch.eye(2, 3)[None], (1, 2))
     tensor([[[[-0.5000,  0.0000],
               [ 0.5000,  0.0000]]]])
     """
-    if theta.ndim != 3 or theta.shape[1:] != (2, 3):
-        raise ValueError(f"theta must be (B, 2, 3), got {tuple(theta.shape)}")
-    check_size(size)
+    checks.tensor(theta, "theta", "(B, 2, 3)",
+                  theta.ndim == 3 and theta.shape[1:] == (2, 3))
+    size = checks.pair(size=size)
     return linear_grid(theta, size, align_corners)       # (B, Hout, Wout, 2)
 
 
@@ -93,8 +95,7 @@ class ThinPlateSpline(nn.Module):
 
     def __init__(self, points: int = 4):
         super().__init__()
-        if points < 2:
-            raise ValueError(f"points must be at least 2, got points={points}")
+        [points] = checks.whole(points=points, least=2)
         self.start = controls(points, torch.empty(0, device="cpu")).flatten().tolist()
         # No buffer: it follows from points, and no cast of the module may round it. On
         # the CPU, for a module built on the meta device must still have its numbers.
@@ -125,6 +126,7 @@ def linear_grid(theta: Tensor, size: tuple[int, int], align_corners: bool) -> Te
     return grid.movedim(1, -1)                           # (B, Hout, Wout, R)
 
 
+@fx.wrap
 def projective_grid(
     theta: Tensor, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
@@ -155,11 +157,12 @@ def spline_inverse(points: int) -> Tensor:
     return torch.linalg.inv(L)[:, : points**2]           # (points^2+3, points^2)
 
 
+@fx.wrap
 def spline_grid(
     theta: Tensor, inverse: Tensor, size: tuple[int, int], align_corners: bool
 ) -> Tensor:
     """Bookstein's spline that sends the regular points to theta (B, points^2, 2)."""
-    points = round(theta.shape[1] ** 0.5)
+    points = round(int(theta.shape[1]) ** 0.5)     # int, where torch traces sizes
     # Sending P to P is the identity, so only the moves away from it need the spline.
     # From P as theta's type rounds it: a start cast to bfloat16 has not moved.
     moves = theta.to(wide(theta.dtype)) - controls(points, theta)  # (B, points^2, 2)
@@ -171,26 +174,3 @@ def spline_grid(
     with no_autocast(moves):
         basis = spline_features(T, P) @ inverse.to(moves)
         return T + torch.einsum("hwn, bnk -> bhwk", basis, moves)
-
-
-def no_autocast(x: Tensor) -> AbstractContextManager:
-    """Return a context in which autocast changes no type, on any device, meta too."""
-    device = x.device.type
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
-def wide(*dtypes: torch.dtype) -> torch.dtype:
-    """Return the widest of the types, float32 at least."""
-    widest = torch.float32
-    for dtype in dtypes:
-        widest = torch.promote_types(widest, dtype)
-    return widest
-
-
-def check_size(size: tuple[int, int]) -> None:
-    if not isinstance(size, Sequence) or len(size) != 2 or not all(
-        isinstance(n, int | torch.SymInt) and n > 0 for n in size
-    ):
-        raise ValueError(f"size must be two positive integers, got {size!r}")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from os import PathLike
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,14 @@ from .bam import BAM
 # name, tried from top to bottom on what the rows before them left. A name that no row
 # knows is kept, as are all of torchvision's ResNets.
 NAMES = [
-    # DataParallel
-    (r"^module\.(.*)", r"\1"),
     # where attention stands: timm; official CBAM; official BAM
     (r"se|cbam", "attention"),
     (r"bam([123])", r"attention\1"),
     # SE: torchvision's SqueezeExcitation, timm's SEModule
     (r"(^|attention\.)fc([12])", r"\1W\2"),
+    # SE: SELayer of moskomule/senet.pytorch
+    (r"(^|attention\.)fc\.0", r"\1W1"),
+    (r"(^|attention\.)fc\.2", r"\1W2"),
     # CBAM: timm
     (r"channel\.fc1", "channel.W0"),
     (r"channel\.fc2", "channel.W1"),
@@ -77,9 +79,18 @@ POOLS = {
 }
 
 
+# What torch.compile, DataParallel and the like put into the names of what they wrap.
+WRAPPERS = r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)"
+
+
+def unwrapped(name: str) -> str:
+    """Return the name without the wrappers' parts."""
+    return re.sub(r"^(module\.)+", "", re.sub(WRAPPERS, "", name).lstrip("."))
+
+
 def renamed(theirs: str, tensor: Tensor) -> dict[str, Tensor]:
     """Return what we call this tensor; three names if it holds Q, K and V together."""
-    ours = theirs
+    ours = unwrapped(theirs)
     for pattern, name in NAMES:
         ours = re.sub(rf"(?<![^.])(?:{pattern})(?![^.])", name, ours)
     if "W_QKV" not in ours:
@@ -107,6 +118,41 @@ def multiplies(bam: BAM) -> bool:
     return bam.combine(*torch.tensor([2.0, 3.0], device="cpu")) == 6
 
 
+def both(cbam: nn.Module) -> bool:
+    """Whether it is a CBAM of means and maxima, channels first, as the files are."""
+    pools = getattr(getattr(cbam, "channel", None), "pool", OURS)
+    return (getattr(cbam, "order", "channel-spatial") == "channel-spatial"
+            and set(pools) == set(OURS))
+
+
+def strange(part: Tensor, own: Tensor) -> str | None:
+    """Return what keeps this tensor's numbers from standing for the model's, if any."""
+    if part.is_meta:
+        return "on the meta device, without numbers"
+    if part.is_quantized or part.layout != torch.strided:
+        return f"{part.layout}, {part.dtype}"
+    kinds = part.is_complex(), part.is_floating_point()
+    if kinds != (own.is_complex(), own.is_floating_point()):
+        return f"{part.dtype}, the model's {own.dtype}"
+    return None
+
+
+def copy(model: nn.Module, fitted: dict[str, Tensor]) -> None:
+    """Load what fits; whatever happens meanwhile, leave the model whole."""
+    before = {name: t.clone() for name, t in model.state_dict().items()
+              if name in fitted}
+    try:
+        model.load_state_dict(fitted, strict=False)
+    except BaseException as error:
+        with torch.no_grad():
+            for name, t in model.state_dict().items():
+                if name in before:
+                    t.copy_(before[name])
+        if isinstance(error, RuntimeError):
+            raise ValueError(f"the weights could not be copied: {error}") from error
+        raise
+
+
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load weights that another library saved, all of them or none.
 
@@ -129,56 +175,72 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
                                  for timm's Attention
     nn.TransformerEncoderLayer   EncoderLayer(d, num_heads=h, bias=True), and so for
                                  the decoder's
+    moskomule SELayer            SE(C), and so for its se_resnet50: resnet50(SE)
     official CBAM                CBAM(C, official=True)
     official ResNet with CBAM    resnet50(partial(CBAM, official=True))
     official BAM                 BAM(C, official=True)
     official ResNet with BAM     resnet50(partial(BAM, official=True), place="stage")
 
     CBAM's spatial convolution is turned to the order of its two maps in the model. A
-    linear layer takes a 1x1 convolution's weights and the other way round. The prefix
-    of DataParallel is dropped. BatchNorm's `num_batches_tracked` may be missing
-    throughout, as in files of 2018, and is then left alone: nothing is computed
-    from it.
+    linear layer takes a 1x1 convolution's weights and the other way round. What
+    DataParallel, torch.compile, FSDP and AveragedModel add to the names is dropped, on
+    both sides. BatchNorm's `num_batches_tracked` may be missing throughout, as in files
+    of 2018, and is then left alone: nothing is computed from it.
 
     Shape:
         Each tensor of state has the shape of the model's, after the changes above.
 
     Args:
-        model: one of this package's models or modules, of any dtype, on any device.
+        model: one of this package's models or modules, of any dtype, on any device but
+            meta.
         state: their state dict, name -> tensor.
 
     Returns:
         The model, loaded in place.
 
     Raises:
-        ValueError: if state is not names and tensors, or if anything does not fit;
-            the message lists what is missing, what is unexpected and each shape
-            beside the model's. The model is then as it was.
+        ValueError: if state is not names and tensors, if model is on the meta device,
+            or if anything does not fit; the message lists what is missing, what is
+            unexpected, each shape beside the model's, and what is quantised, sparse,
+            on the meta device or of another kind of number. The model is then as it
+            was, also where the copying itself fails.
 
     Differs from the source in what a name cannot tell, and so is not checked: where a
-    bottleneck has its stride (`stride_in`), the number of heads, dilation, groups of
-    equal shape, epsilon, activation. Their picture size is the model's.
+    bottleneck has its stride (`stride_in`) and its attention (`place`), whether
+    LayerNorm comes first (`norm_first`), what a ViT's head sees (timm's `global_pool`),
+    the number of heads, dilation, groups of equal shape, epsilon, activation, and
+    whether two layers `fc1`, `fc2` alone are SE's or half of timm's CBAM. Checked are
+    BAM's product and CBAM's order and pools. Their picture size is the model's.
 
     >>> from cvattn import SE
     >>> theirs = {"fc1.weight": torch.ones(2, 8, 1, 1), "fc2.weight": torch.ones(8, 2)}
     >>> load(SE(8, reduction=4), theirs).W1.weight.shape
     torch.Size([2, 8])
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be a module, got {model!r}")
     if not isinstance(state, Mapping):
+        hint = ("of a file, give torch.load(path, weights_only=True)"
+                if isinstance(state, str | PathLike) else
+                "of a module, give its state_dict()")
         raise ValueError(
-            f"state must map names to tensors, got {type(state).__name__}; "
-            "of a module, give its state_dict()"
-        )
-    strange = [f"{k!r}: {type(v).__name__}" for k, v in state.items()
-               if not isinstance(k, str) or not isinstance(v, Tensor)]
-    if strange:
+            f"state must map names to tensors, got {type(state).__name__}; {hint}")
+    odd = [f"{k!r}: {type(v).__name__}" for k, v in state.items()
+           if not isinstance(k, str) or not isinstance(v, Tensor)]
+    if odd:
         raise ValueError(
-            f"state must map names to tensors, got {strange[0]}; in a checkpoint they "
+            f"state must map names to tensors, got {odd[0]}; in a checkpoint they "
             "are often under 'state_dict' or 'model'"
         )
-    own, fitted, origin, wrong = model.state_dict(), {}, {}, []
+    names = {unwrapped(name): name for name in model.state_dict()}
+    own = {unwrapped(name): t for name, t in model.state_dict().items()}
+    fitted, origin, wrong = {}, {}, []
     for theirs, tensor in state.items():
-        for name, part in renamed(theirs, tensor).items():
+        if unwrapped(theirs) == "n_averaged" and "n_averaged" not in own:
+            continue
+        kept = unwrapped(theirs) in own
+        parts = {unwrapped(theirs): tensor} if kept else renamed(theirs, tensor)
+        for name, part in parts.items():
             said = theirs if theirs == name else f"{name} (their {theirs})"
             if name in origin:
                 wrong.append(f"twice: {said}, also from {origin[name]}")
@@ -187,7 +249,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
             elif layer(part.shape) != layer(own[name].shape):
                 wrong.append(f"shape: {said} is {tuple(part.shape)}, "
                              f"the model's {tuple(own[name].shape)}")
-            elif is_turned(model, theirs, name):
+            elif is_turned(model, theirs, names[name]):
                 part = part.flip(1)
             origin[name] = theirs
             fitted[name] = part
@@ -198,7 +260,21 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         wrong += [f"official BAM multiplies Mc and Ms, {type(m).__name__} does not"
                   for m in model.modules()
                   if isinstance(m, BAM) and not multiplies(m)]
+    if any(re.search(key, theirs) for key in POOLS for theirs in state):
+        wrong += ["CBAM's files take means and maxima, channels before places, "
+                  f"{type(m).__name__} does not" for m in model.modules()
+                  if hasattr(m, "spatial") and not isinstance(m, BAM) and not both(m)]
+    wrong = wrong or [f"kind: {origin[name]} is {kind}" for name, part in fitted.items()
+                      if (kind := strange(part, own[name]))]
     if wrong:
+        first = {name.partition(".")[0] + "." for name in state}
+        if len(first) == 1 and not any(n.startswith(*first) for n in own) and all(
+                unwrapped(n) == n for n in state):
+            wrong.append(f"each of their names begins with {first.pop()!r}: "
+                         "give the state without it")
         raise ValueError("the weights do not fit:\n" + "\n".join(sorted(wrong)))
-    model.load_state_dict(own | {k: v.reshape(own[k].shape) for k, v in fitted.items()})
+    if any(t.is_meta for t in own.values()):
+        raise ValueError("model must hold numbers, got one on the meta device: "
+                         "call its to_empty(device=…) first")
+    copy(model, {names[k]: v.reshape(own[k].shape) for k, v in fitted.items()})
     return model

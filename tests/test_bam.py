@@ -242,12 +242,13 @@ RULE = "channels must be a positive multiple of reduction, got "
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: BAM(24), RULE + "channels=24, reduction=16"),
+    (lambda: BAM(24), RULE + "channels=24, reduction=16: reduction=12 would fit"),
     (lambda: ChannelGate(0), RULE + "channels=0, reduction=16"),
     (lambda: SpatialGate(16, reduction=0), RULE + "channels=16, reduction=0"),
-    (lambda: BAM(16, dilation=0), "dilation must be positive, got dilation=0"),
+    (lambda: BAM(16, dilation=0),
+     "dilation must be a whole number from 1 up, got dilation=0"),
     (lambda: SpatialGate(16, dilation=-4),
-     "dilation must be positive, got dilation=-4"),
+     "dilation must be a whole number from 1 up, got dilation=-4"),
 ])
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -269,7 +270,7 @@ def test_one_picture_has_no_variance(cls, official):
     m, x = cls(6, reduction=2, official=official), torch.zeros(1, 6, 3, 7)
     message = ("x must hold at least two pictures in training mode, for BatchNorm "
                "estimates a variance over them, got (1, 6, 3, 7): "
-               "use a larger batch or eval()")
+               "use a larger batch, DataLoader(drop_last=True) or eval()")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         m(x)
     assert m.eval()(x).shape[0] == 1
@@ -282,7 +283,8 @@ def test_one_picture_has_no_variance(cls, official):
 @pytest.mark.parametrize("official", [False, True])
 def test_one_pixel_has_no_variance_either(official):
     m = SpatialGate(6, reduction=2, official=official)
-    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+    with pytest.raises(ValueError, match="^x must hold at least two pixels in "
+                       "training mode"):
         m(torch.zeros(1, 6, 1, 1))
     assert m(torch.zeros(1, 6, 1, 2)).shape == (1, 1, 1, 2)
     assert m(torch.zeros(2, 6, 1, 1)).shape == (2, 1, 1, 1)

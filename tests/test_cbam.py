@@ -216,11 +216,13 @@ def test_defaults_are_the_papers():
 RULE = "channels must be a positive multiple of reduction, got "
 
 @pytest.mark.parametrize("call, message", [
-    (lambda: CBAM(24), RULE + "channels=24, reduction=16"),
+    (lambda: CBAM(24), RULE + "channels=24, reduction=16: reduction=12 would fit"),
     (lambda: CBAM(16, reduction=0), RULE + "channels=16, reduction=0"),
     (lambda: ChannelAttention(0), RULE + "channels=0, reduction=16"),
-    (lambda: SpatialAttention(0), "channels must be positive, got channels=0"),
-    (lambda: SpatialAttention(-1), "channels must be positive, got channels=-1"),
+    (lambda: SpatialAttention(0),
+     "channels must be a whole number from 1 up, got channels=0"),
+    (lambda: SpatialAttention(-1),
+     "channels must be a whole number from 1 up, got channels=-1"),
     (lambda: CBAM(16, kernel_size=4),
      "kernel_size must be odd and positive, got kernel_size=4"),
     (lambda: SpatialAttention(16, kernel_size=-7),
@@ -244,7 +246,8 @@ def test_bad_inputs(shape, options):
 
 def test_one_pixel_has_no_variance():
     m = CBAM(6, reduction=2, official=True)
-    with pytest.raises(ValueError, match="more than 1 value per channel when training"):
+    with pytest.raises(ValueError, match="^x must hold at least two pixels in "
+                       "training mode"):
         m(torch.zeros(1, 6, 1, 1))
     assert m.eval()(torch.zeros(1, 6, 1, 1)).shape == (1, 6, 1, 1)
     assert m.train()(torch.zeros(2, 6, 1, 1)).shape == (2, 6, 1, 1)

@@ -192,13 +192,13 @@ def test_defaults_are_the_papers():
     assert list(CBAMVariant(64).state_dict()) == list(CBAM(64).state_dict())
 
 
-POOL = 'pool must be "mean", "max" or both in a tuple, without repeats, got '
+POOL = 'pool must be ("mean",), ("max",) or both, in either order, got '
 
 
 
 @pytest.mark.parametrize("call, message", [
     (lambda: CBAMVariant(-1, order="spatial"),
-     "channels must be positive, got channels=-1"),
+     "channels must be a whole number from 1 up, got channels=-1"),
     (lambda: ChannelVariant(16, pool=()), POOL + "pool=()"),
     (lambda: ChannelVariant(16, pool="max"), POOL + "pool='max'"),
     (lambda: ChannelVariant(16, pool="conv"), POOL + "pool='conv'"),

@@ -7,18 +7,23 @@ import ast
 import copy
 import inspect
 import io
+import math
 import os
 import pickle
 import re
 import shutil
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cases import MODULES, VARIANTS
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cvattn
 from cvattn import (
@@ -38,6 +43,8 @@ from cvattn import (
     SpatialTransformer,
     Transformer,
     ViT,
+    checks,
+    rollout,
 )
 from cvattn.book.experiments.bam_variants import BAMVariant
 from cvattn.book.experiments.cbam_variants import (
@@ -52,19 +59,26 @@ BATCHES, SIZES = (1, 2, 5), ((3, 7), (13, 11))
 
 MULTIPLE = "channels must be a positive multiple of {}, got channels={}, {}={}".format
 HEADS = "dim must be a positive multiple of num_heads, got dim={}, num_heads={}".format
-POOL = 'pool must be "mean", "max" or both in a tuple, without repeats, got pool={!r}'
+POOL = 'pool must be ("mean",), ("max",) or both, in either order, got pool={!r}'
 NORM = 'norm must be "last" or "hidden", got norm={!r}'.format
+WHOLE = "{0} must be a whole number from 1 up, got {0}={1}".format
+SHARE = "dropout must be from 0 to 1, got dropout={}".format
 KERNEL = "kernel_size must be odd and positive, got kernel_size={}".format
 BAD_ARGUMENTS = [
     *[(cls, (c,), {"reduction": r}, MULTIPLE("reduction", c, "reduction", r))
       for cls in (SE, ChannelAttention, CBAM, ChannelGate, SpatialGate, BAM,
                   ChannelVariant, CBAMVariant, BAMVariant)
-      for c, r in ((24, 16), (8, 16), (0, 16), (-16, 16), (16, 0), (16, -4), (16, 32))],
+      for c, r in ((0, 16), (-16, 16), (16, 0), (16, -4))],
+    *[(cls, (c,), {"reduction": r},
+       MULTIPLE("reduction", c, "reduction", r) + f": reduction={fits} would fit")
+      for cls in (SE, ChannelAttention, CBAM, ChannelGate, SpatialGate, BAM, SK,
+                  ChannelVariant, CBAMVariant, BAMVariant)
+      for c, r, fits in ((96, 36, 32), (32, 48, 32), (64, 96, 64), (32, 5, 4))],
     *[(cls, args, {"kernel_size": k}, KERNEL(k))
       for cls, args in ((SpatialAttention, (5,)), (CBAM, (16,)),
                         (SpatialVariant, (5,)), (CBAMVariant, (16,)))
       for k in (0, 2, 8, -3)],
-    *[(cls, (0,), {}, "channels must be positive, got channels=0")
+    *[(cls, (0,), {}, WHOLE("channels", 0))
       for cls in (SpatialAttention, SpatialVariant)],
     *[(cls, (16,), {"pool": pool}, POOL.format(pool))
       for cls in (ChannelVariant, SpatialVariant)
@@ -73,38 +87,43 @@ BAD_ARGUMENTS = [
     (CBAMVariant, (16,), {"order": "both"}, "order must be one of ('channel-spatial', "
      "'spatial-channel', 'parallel', 'channel', 'spatial'), got order='both'"),
     (BAMVariant, (16,), {"norm": True}, NORM(True)),
-    *[(cls, (16,), {"dilation": 0}, "dilation must be positive, got dilation=0")
+    *[(cls, (16,), {"dilation": 0}, WHOLE("dilation", 0))
       for cls in (SpatialGate, BAM, BAMVariant)],
     (BAMVariant, (16,), {"combine": "mean"},
      "combine must be one of ('sum', 'product', 'max'), got combine='mean'"),
-    (SK, (48,), {}, MULTIPLE("groups", 48, "groups", 32)),
-    (SK, (96,), {"reduction": 36}, MULTIPLE("reduction", 96, "reduction", 36)),
-    *[(SK, (64,), {name: 0}, f"{name} must be 1 or more, got {name}=0")
+    (SK, (48,), {}, MULTIPLE("groups", 48, "groups", 32) + ": groups=24 would fit"),
+    *[(SK, (64,), {name: 0}, WHOLE(name, 0))
       for name in ("branches", "minimum", "stride")],
     (SpatialTransformer, (nn.Identity(),), {"features": 0},
-     "features must be positive, got features=0"),
+     WHOLE("features", 0)),
     (SpatialTransformer, (nn.Identity(),), {"features": 3, "transform": "warp"},
      "transform must be Affine(), Attention(), Projective() or "
      "ThinPlateSpline(points), got 'warp'"),
     (SpatialTransformer, (nn.Identity(),), {"features": 3, "size": (5, 0)},
-     "size must be two positive integers, got (5, 0)"),
+     "size must be two whole numbers from 1 up, got (5, 0)"),
     *[(cls, (d,), {"num_heads": h}, HEADS(d, h))
       for cls in (MultiHeadAttention, EncoderLayer, DecoderLayer)
-      for d, h in ((10, 3), (0, 1), (8, 0), (-8, 8), (4, 8))],
-    (Transformer, (9,), {"dim": 10, "num_heads": 3}, HEADS(10, 3)),
-    (ViT, (32,), {"dim": 10, "num_heads": 3}, HEADS(10, 3)),
-    (MultiHeadAttention, (8,), {"dropout": 1.5},
-     "dropout must be from 0 to 1, got dropout=1.5"),
-    (FeedForward, (8,), {"hidden": 0},
-     "dim and hidden must be positive, got dim=8, hidden=0"),
-    (PositionalEncoding, (0,), {},
-     "dim and max_length must be positive, got dim=0, max_length=5000"),
-    (Transformer, (9,), {"layers": 0},
-     "vocabulary and layers must be positive, got vocabulary=9, layers=0"),
-    (Transformer, (9,), {"pad": 9},
-     "pad must be None or an id below vocabulary, got pad=9, vocabulary=9"),
+      for d, h in ((0, 1), (8, 0), (-8, 8))],
+    *[(cls, (d,), {"num_heads": h}, HEADS(d, h) + f": num_heads={fits} would fit")
+      for cls in (MultiHeadAttention, EncoderLayer, DecoderLayer)
+      for d, h, fits in ((10, 3, 2), (4, 8, 4))],
+    *[(cls, (32,), {"dim": 10, "num_heads": 3},
+       HEADS(10, 3) + ": num_heads=2 would fit") for cls in (Transformer, ViT)],
+    *[(cls, (16,), {"dropout": dropout}, SHARE(dropout))
+      for cls in (MultiHeadAttention, EncoderLayer, DecoderLayer, PositionalEncoding,
+                  Transformer, ViT)
+      for dropout in (1.5, -0.1, math.nan)],
+    (FeedForward, (8,), {"hidden": 0}, WHOLE("hidden", 0)),
+    (PositionalEncoding, (0,), {}, WHOLE("dim", 0)),
+    (PositionalEncoding, (8,), {"max_length": 0}, WHOLE("max_length", 0)),
+    (Transformer, (9,), {"layers": 0}, WHOLE("layers", 0)),
+    *[(Transformer, (9,), {"pad": pad}, "pad must be an id from 0 to vocabulary - 1, "
+       f"got pad={pad}, vocabulary=9") for pad in (9, -1, 2.0)],
     (ViT, (33,), {}, "image_size must be a positive multiple of patch_size, "
-     "got image_size=33, patch_size=16"),
+     "got image_size=33, patch_size=16: patch_size=11 would fit"),
+    *[(ViT, (size,), {}, "image_size must be a whole number from 1 up or two, (H, W), "
+       f"got image_size={size!r}")
+      for size in (0, 32.0, (32,), (3, 32, 32), (32, 0), "32", None)],
 ]
 
 ALL = MODULES | VARIANTS
@@ -149,6 +168,13 @@ def those(wanted):
 pictures = those(lambda case: some(case, 1, 3, 7)[0].ndim == 4)
 floating = those(lambda case: some(case, 1, 3, 7)[0].is_floating_point())
 learning = those(lambda case: any(True for _ in fresh(case).parameters()))
+
+
+def heads(module):
+    return [m for m in module.modules() if isinstance(m, MultiHeadAttention)]
+
+
+attending = those(lambda case: heads(fresh(case)))
 
 
 def shape(names, sizes):
@@ -294,6 +320,154 @@ def test_copies_are_equal_and_apart(case, copied):
     assert torch.equal(twin(*xs), y) != bool(list(twin.parameters()))
 
 
+@public
+@pytest.mark.parametrize("assign", [False, True])
+def test_built_on_the_meta_device(case, assign):
+    """Then loaded: into memory that holds anything, or with the file's own tensors."""
+    module, xs = made(case), some(case, 2, 3, 7)
+    with torch.device("meta"):
+        other = fresh(case).eval()
+    if not assign:
+        other.to_empty(device="cpu")
+        for t in [*other.parameters(), *other.buffers()]:
+            t.data.fill_(math.nan if t.is_floating_point() else 7)
+    other.load_state_dict(copy.deepcopy(module.state_dict()), assign=assign)
+    assert torch.equal(other(*xs), module(*xs))
+
+
+@public
+def test_vmap(case):
+    """Two batches at once are each what they are alone; so are gradients, one each."""
+    module, xs = made(case).double(), some(case, 4, 3, 7, torch.float64)
+    many = [x.unflatten(0, (2, 2)) for x in xs]
+    y = torch.func.vmap(module)(*many)
+    torch.testing.assert_close(y.flatten(0, 1), module(*xs))
+    weights = dict(module.named_parameters())
+
+    def loss(weights, *xs):
+        return torch.func.functional_call(module, weights, xs).square().sum()
+
+    each = torch.func.grad(loss)
+    found = torch.func.vmap(each, in_dims=(None, *[0] * len(xs)))(weights, *many)
+    wanted = each(weights, *(x[1] for x in many))
+    for name in weights:
+        torch.testing.assert_close(found[name][1], wanted[name])
+
+
+@pictures
+def test_vmap_of_channels_last(case):
+    module, (x, *more) = made(case).double(), some(case, 4, 3, 7, torch.float64)
+    x = x.to(memory_format=torch.channels_last)
+    y = torch.func.vmap(module)(*(x.unflatten(0, (2, 2)) for x in (x, *more)))
+    torch.testing.assert_close(y.flatten(0, 1), module(x, *more))
+
+
+@public
+def test_jit_trace(case):
+    """Traced at one size, right at others too."""
+    module = made(case)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")         # torch.jit is deprecated
+        traced = torch.jit.trace(module, some(case, 2, 3, 7))
+    for xs in (some(case, 2, 3, 7), some(case, 5, 13, 11)):
+        torch.testing.assert_close(traced(*xs), module(*xs), rtol=1e-4, atol=1e-5)
+
+
+@public
+def test_fx(case):
+    """The graph is right at other sizes, and refuses what the module refuses."""
+    module = made(case)
+    optional = {p.name: p.default for p in
+                inspect.signature(module.forward).parameters.values()
+                if p.default is not p.empty and p.name != "context"}
+    (x, *more) = some(case, 5, 13, 11)
+    if isinstance(module, MultiHeadAttention) and not more:
+        optional["context"] = None
+    graph = torch.fx.symbolic_trace(module, concrete_args=optional)
+    torch.testing.assert_close(graph(x, *more), module(x, *more))
+    with pytest.raises(ValueError, match=f"^{re.escape(case.rule)}"):
+        graph(x[0], *more)
+
+
+@public
+def test_dynamic_int8(case):
+    from torch.ao.quantization import quantize_dynamic
+
+    module, xs = made(case), some(case, 2, 3, 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")         # torch.ao is deprecated
+        small = quantize_dynamic(copy.deepcopy(module), {nn.Linear}, torch.qint8)
+    y, want = small(*xs), module(*xs)
+    close(y, want, 0.2)
+    if case.map:
+        getattr(small, case.map)(*xs)
+
+
+# Of torch's list, see use_deterministic_algorithms: what has no other way on CUDA.
+# Interpolation has: off the CPU it then takes operations that do.
+RANDOM = {"adaptive_max_pool2d", "adaptive_avg_pool2d", "grid_sampler_2d",
+          "fractional_max_pool2d", "reflection_pad2d", "median", "nll_loss2d_forward"}
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of all that torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(operation.overloadpacket.__name__.lstrip("_"))
+        return operation(*args, **kwargs or {})
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@public
+def test_deterministic_algorithms(case, deterministic):
+    """Nothing that would raise on CUDA, and the same gradient as without."""
+    module, xs = made(case).double(), some(case, 2, 3, 7, torch.float64)
+
+    def gradient():
+        for p in module.parameters():
+            p.grad = None
+        inputs = [x.clone().requires_grad_(x.is_floating_point()) for x in xs]
+        with Operations() as used:
+            y = module(*inputs)
+        y.square().sum().backward()
+        return used.names, [t.grad for t in [*module.parameters(), *inputs]
+                            if t.requires_grad]
+
+    names, found = gradient()
+    torch.use_deterministic_algorithms(False)
+    _, wanted = gradient()
+    assert names and not names & RANDOM
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@public
+def test_double_backward(case):
+    """Of attention on the CPU within the kernel that has one, see `attention`."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    module, xs = made(case).double(), some(case, 1, 2, 3, torch.float64)
+    if xs[0].is_floating_point():
+        call, inputs = module, tuple(x.requires_grad_() for x in xs)
+    else:
+        [(name, weight), *_] = module.named_parameters()
+        call, inputs = (lambda w: torch.func.functional_call(
+            module, {name: w}, xs)), (weight,)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True, rtol=1e-3,
+                                            atol=1e-4)
+
+
 @pictures
 @sized
 def test_channels_last_gives_the_same_and_is_kept(case, h, w):
@@ -305,11 +479,15 @@ def test_channels_last_gives_the_same_and_is_kept(case, h, w):
         assert not y.is_contiguous() and module(x, *more).is_contiguous()
 
 
+HALVES = torch.bfloat16, torch.float16
+
+
 @every
-def test_bfloat16_autocast(case):
+@pytest.mark.parametrize("dtype", HALVES)
+def test_autocast(case, dtype):
     """The result is right to bfloat16's three digits, and the layers ran in it."""
     module, xs = made(case), some(case, 5, 3, 7)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         y = module(*xs)
     want = module(*xs)
     close(y, want, case.bf16)
@@ -325,12 +503,33 @@ def close(y, want, tolerance):
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float64])
 def test_other_types(case, dtype):
     module, xs = made(case), some(case, 2, 3, 7)
     y = copy.deepcopy(module).to(dtype)(*cast(xs, dtype))
     assert y.dtype == dtype
-    close(y, module(*xs), case.bf16 if dtype == torch.bfloat16 else 1e-5)
+    close(y, module(*xs), case.bf16 if dtype in HALVES else 1e-5)
+
+
+@attending
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_scores_beyond_float16(case, dtype, autocast):
+    """Queries and keys that float16 holds, and products that it does not."""
+    module, xs = made(case), some(case, 2, 3, 7)
+    with torch.no_grad():
+        for m in heads(module):
+            m.W_Q.weight.mul_(300)
+            m.W_K.weight.mul_(300)
+    if not autocast:
+        module, xs = module.to(dtype), cast(xs, dtype)
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        y, A = module(*xs), getattr(module, case.map)(*xs)
+    assert y.isfinite().all()
+    torch.testing.assert_close(A.float().sum(-1), torch.ones(A.shape[:-1]),
+                               rtol=0, atol=0.02)
+    if A.ndim == 5 and A.shape[3] == A.shape[4]:
+        assert rollout(A).isfinite().all()
 
 
 @every
@@ -395,10 +594,107 @@ def test_bad_inputs(case):
                 call(wrong, *more)
 
 
+def unusable(case):
+    """Yield inputs of the right axes that no module can use, and the rule for each."""
+    x = some(case, 2, 6, 8)[0]
+    for axis in (2, 3) if x.ndim == 4 else (1,) if case.map or x.ndim == 2 else ():
+        rule = "x must have H and W from 1 up" if x.ndim == 4 else ".* N from 1 up"
+        yield x.narrow(axis, 0, 0), f"^{rule}, got "
+    if x.is_floating_point():
+        for dtype in (torch.uint8, torch.int64, torch.bool, torch.complex64):
+            yield x.to(dtype), f"^x must be floating point, got {dtype}$"
+    else:
+        for dtype in (torch.uint8, torch.bool, torch.float32):
+            yield x.to(dtype), f".* of torch.int64 or torch.int32, got .* {dtype}$"
+
+
+def norms(module):
+    return [m for m in module.modules() if isinstance(m, _BatchNorm)]
+
+
 @every
-def test_an_empty_batch_gives_an_empty_result(case):
-    y = made(case)(*some(case, 0, 3, 7))
+def test_the_unusable_is_refused_before_anything_changes(case):
+    """In training mode, where a BatchNorm would remember it."""
+    module, (_, *more) = made(case).train(), some(case, 2, 6, 8)
+    before = copy.deepcopy(module.state_dict())
+    bad = list(unusable(case))
+    if norms(module):
+        x = case.inputs(1, 1, 1, torch.Generator())[0]
+        bad.append((x, "^x must hold at least two (pictures|pixels) in training mode, "
+                    r"for BatchNorm .*, got \(1, .* DataLoader\(drop_last=True\)"))
+    for x, rule in bad:
+        for call in (module, getattr(module, case.map or "forward")):
+            with pytest.raises(ValueError, match=rule):
+                call(x, *more)
+            assert all(torch.equal(t, before[name])
+                       for name, t in module.state_dict().items())
+
+
+@those(lambda case: norms(fresh(case)))
+def test_sync_batchnorm(case, monkeypatch):
+    """Converted it does the same; if it sees other devices, one picture is enough."""
+    module, xs = made(case).train(), some(case, 2, 3, 7)
+    twin = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
+    assert torch.equal(twin(*xs), module(*xs))
+    one = some(case, 1, 1, 1)
+    with pytest.raises(ValueError, match="^x must hold at least two"):
+        twin(*one)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", lambda self, x: x)
+    assert twin(*one).shape == shape(case.out, case.axes(1, 1, 1))
+    with pytest.raises(ValueError, match="^x must hold at least two"):
+        module(*one)
+
+
+@those(lambda case: norms(fresh(case)))
+def test_statistics_that_are_not_kept_are_estimated_in_eval_mode_too(case):
+    module = made(case)
+    for norm in norms(module):
+        norm.running_mean = norm.running_var = None
+    with pytest.raises(ValueError, match="^x must hold at least two"):
+        module(*some(case, 1, 1, 1))
+
+
+@public
+def test_whole_numbers(case):
+    """64 * 0.5 is refused by name; NumPy's integers and tensors build the same."""
+    parameters = inspect.signature(case.build.func).parameters
+    given = {**dict(zip(parameters, case.build.args, strict=False)),
+             **case.build.keywords}
+    numbers = {name: value for name, value in given.items() if type(value) is int}
+    assert numbers or "localise" in given
+    shapes = {name: t.shape for name, t in case.build().state_dict().items()}
+    for kind in (np.int64, torch.tensor):
+        other = case.build.func(**{**given, **{n: kind(v) for n, v in numbers.items()}})
+        assert {n: t.shape for n, t in other.state_dict().items()} == shapes
+        assert not any(isinstance(v, np.integer) for m in other.modules()
+                       for v in vars(m).values())
+    for name, number in numbers.items():
+        for wrong in (float(number), str(number), math.nan):
+            with pytest.raises(ValueError, match=f"must be .*, got .*{name}={wrong!r}"):
+                case.build.func(**{**given, name: wrong})
+
+
+@pytest.mark.parametrize("number, found", [
+    (3, 3), (np.int64(3), 3), (np.uint8(3), 3), (torch.tensor(3), 3), (3.0, None),
+    (np.float64(3), None), (torch.tensor(3.0), None), (True, None), (np.True_, None),
+    (torch.tensor(True), None), (torch.tensor([3, 4]), None), ("3", None),
+    (None, None), (math.nan, None)])
+def test_what_counts_as_a_whole_number(number, found):
+    got = checks.index(number)
+    assert got == found and type(got) is type(found)
+
+
+@every
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch_gives_an_empty_result(case, training):
+    module = made(case).train(training)
+    before = copy.deepcopy(module.state_dict())
+    y = module(*some(case, 0, 3, 7))
     assert y.shape == shape(case.out, case.axes(0, 3, 7))
+    assert all(torch.equal(t, before[name]) for name, t in module.state_dict().items()
+               if not name.endswith("num_batches_tracked"))
 
 
 @floating

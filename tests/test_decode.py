@@ -5,6 +5,7 @@ import doctest
 import functools
 import inspect
 import itertools
+import math
 import re
 
 import pytest
@@ -347,15 +348,24 @@ def test_what_is_shorter_than_the_longest_is_filled(search, pad):
 
 
 @pytest.mark.parametrize("kwargs, message", [
-    ({"beams": 0}, "beams must be positive and alpha at least 0, got beams=0, "
-     "alpha=0.6"),
-    ({"alpha": -1.0}, "beams must be positive and alpha at least 0, got beams=4, "
-     "alpha=-1.0"),
-    ({"extra": -1}, "extra must be at least 0, got extra=-1"),
+    ({"beams": 0}, "beams must be a whole number from 1 up, got beams=0"),
+    *[({"alpha": a}, f"alpha must be from 0 up and finite, got alpha={a}")
+      for a in (-1.0, math.nan, math.inf)],
+    ({"extra": -1}, "extra must be a whole number from 0 up, got extra=-1"),
 ])
 def test_errors(kwargs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         beam(small(), ids(2, 7), start=START, end=END, **kwargs)
+
+
+@pytest.mark.parametrize("search", [greedy, beam])
+@pytest.mark.parametrize("wrong", [{"end": 99}, {"end": -1}, {"start": 99},
+                                   {"start": 1.0}, {"end": None}])
+def test_start_and_end_are_ids(search, wrong):
+    [(name, got)] = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name} must be an id from 0 to vocabulary "
+                       rf"- 1, got {name}={got}, vocabulary=\d+$"):
+        search(small(), ids(2, 7), **{"start": START, "end": END, **wrong})
 
 
 @pytest.mark.parametrize("search", [greedy, beam])

@@ -446,7 +446,8 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
     (sknet50, {"attention": [SE] * 3, "place": "stage"},
      STAGES.format(4) + f"{[SE] * 3}"),
     (sknet50, {"middle": partial(SK, groups=96)},
-     "channels must be a positive multiple of groups, got channels=128, groups=96"),
+     "channels must be a positive multiple of groups, got channels=128, groups=96: "
+     "groups=64 would fit"),
     (cifar_resnet, {"attention": []}, STAGES.format(3) + "[]"),
     (cifar_resnet, {"attention": [None] * 4},
      STAGES.format(3) + "[None, None, None, None]"),
@@ -456,15 +457,53 @@ STAGES = "attention must be a callable, channels -> module, or one callable or N
     (resnet50, {"attention": SE(64)}, STAGES.format(4) + f"{SE(64)}"),
     (resnet50, {"attention": 16, "place": "stage"}, STAGES.format(4) + "16"),
     (cifar_resnet, {"attention": partial(SE, reduction=16), "width": 8},
-     "channels must be a positive multiple of reduction, got channels=8, reduction=16"),
+     "channels must be a positive multiple of reduction, got channels=8, reduction=16: "
+     "reduction=8 would fit"),
     *[(cifar_resnet, {"depth": d}, f"depth must be 6n + 2 with n >= 1, got depth={d}")
       for d in (2, 18, 21, 0, -4)],
-    *[(cifar_resnet, {"width": w}, "width must be a positive number, or three that do "
-       f"not fall, got {w}") for w in (0, -16, [16, 32], [16, 8, 64], [0, 1, 2], [])],
+    *[(cifar_resnet, {"width": w}, "width must be a positive whole number, or three "
+       f"that do not fall, got {w}")
+      for w in (0, -16, [16, 32], [16, 8, 64], [0, 1, 2], [])],
 ])
 def test_bad_arguments(build, kwargs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         meta(build, **kwargs)
+
+
+@pytest.mark.parametrize("build, name", [
+    (resnet18, "num_classes"), (resnet18, "in_channels"), (sknet26, "num_classes"),
+    (cifar_resnet, "in_channels"), (cifar_resnet, "num_classes"),
+    (cifar_resnet, "depth"), (cifar_resnet, "width")])
+def test_numbers_are_whole(build, name):
+    number = {"depth": 8, "width": 4}.get(name, 3)
+    for wrong in (float(number), str(number), None):
+        with pytest.raises(ValueError, match=f"^{name} must be .*, got .*{wrong}"):
+            meta(build, **{name: wrong})
+    one, other = (meta(build, **{name: n}) for n in (number, np.int64(number)))
+    assert [p.shape for p in one.parameters()] == [p.shape for p in other.parameters()]
+
+
+@pytest.mark.parametrize("x, message", [
+    (torch.zeros(2, 3, 0, 8), "x must have H and W from 1 up, got (2, 3, 0, 8)"),
+    (torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+     "x must be floating point, got torch.uint8"),
+    (torch.zeros(3, 8, 8), "x must be (B, 3, H, W), got (3, 8, 8)"),
+    (torch.zeros(2, 1, 8, 8), "x must be (B, 3, H, W), got (2, 1, 8, 8)")])
+def test_bad_pictures(x, message):
+    net = cifar_resnet(SE, depth=8)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        net(x)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_fx_traces_a_network_with_attention():
+    """As torchvision's feature extractor does."""
+    net, x = cifar_resnet(SE, depth=8).eval(), torch.randn(2, 3, 9, 7)
+    graph = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(graph(x), net(x))
+    with pytest.raises(ValueError, match="^x must be "):
+        graph(x[:, :2])
 
 
 @pytest.mark.parametrize("build", [

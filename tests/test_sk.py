@@ -287,17 +287,19 @@ MULTIPLE = "channels must be a positive multiple of "
 
 
 @pytest.mark.parametrize("channels, kwargs, message", [
-    (48, {}, MULTIPLE + "groups, got channels=48, groups=32"),
+    (48, {}, MULTIPLE + "groups, got channels=48, groups=32: groups=24 would fit"),
     (0, {}, MULTIPLE + "groups, got channels=0, groups=32"),
     (-32, {}, MULTIPLE + "groups, got channels=-32, groups=32"),
     (64, {"groups": 0}, MULTIPLE + "groups, got channels=64, groups=0"),
     (64, {"groups": -2}, MULTIPLE + "groups, got channels=64, groups=-2"),
-    (64, {"reduction": 24}, MULTIPLE + "reduction, got channels=64, reduction=24"),
+    (64, {"reduction": 24},
+     MULTIPLE + "reduction, got channels=64, reduction=24: reduction=16 would fit"),
     (64, {"reduction": 0}, MULTIPLE + "reduction, got channels=64, reduction=0"),
-    (64, {"reduction": 128}, MULTIPLE + "reduction, got channels=64, reduction=128"),
-    (64, {"branches": 0}, "branches must be 1 or more, got branches=0"),
-    (64, {"minimum": 0}, "minimum must be 1 or more, got minimum=0"),
-    (64, {"stride": -1}, "stride must be 1 or more, got stride=-1"),
+    (64, {"reduction": 128},
+     MULTIPLE + "reduction, got channels=64, reduction=128: reduction=64 would fit"),
+    (64, {"branches": 0}, "branches must be a whole number from 1 up, got branches=0"),
+    (64, {"minimum": 0}, "minimum must be a whole number from 1 up, got minimum=0"),
+    (64, {"stride": -1}, "stride must be a whole number from 1 up, got stride=-1"),
 ])
 def test_bad_arguments(channels, kwargs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -319,8 +321,8 @@ def test_a_batch_of_one_in_training_is_refused_before_anything_changes():
     sk, x = seeded(SK, training=True), some(1, 6, 3, 7)
     before = {k: v.clone() for k, v in sk.state_dict().items()}
     message = ("x must hold at least two pictures in training mode, for BatchNorm "
-               "estimates a variance over them, got (1, 6, 3, 7): use a larger batch "
-               "or eval()")
+               "estimates a variance over them, got (1, 6, 3, 7): use a larger batch, "
+               "DataLoader(drop_last=True) or eval()")
     for call in (sk, sk.weights):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call(x)
@@ -340,7 +342,7 @@ def test_an_empty_batch_gives_an_empty_result_and_leaves_the_statistics(training
 
 
 def test_whole_numbers_are_refused():
-    with pytest.raises(RuntimeError, match="type"):
+    with pytest.raises(ValueError, match="^x must be floating point, got torch.int64$"):
         SK(64).eval()(torch.ones(2, 64, 3, 7, dtype=torch.long))
 
 

@@ -660,16 +660,16 @@ RULE = ("transform must be Affine(), Attention(), Projective() or "
 @pytest.mark.parametrize("kwargs, message", [
     ({"transform": "shear"}, RULE + "'shear'"),
     ({"transform": ""}, RULE + "''"),
-    ({"features": 0}, "features must be positive, got features=0"),
+    ({"features": 0}, "features must be a whole number from 1 up, got features=0"),
     ({"transform": nn.ReLU()}, RULE + "ReLU()"),
     ({"transform": Affine}, RULE + "<class 'cvattn.warps.Affine'>"),
-    ({"size": (0, 3)}, "size must be two positive integers, got (0, 3)"),
-    ({"size": (3, -1)}, "size must be two positive integers, got (3, -1)"),
-    ({"size": (3,)}, "size must be two positive integers, got (3,)"),
-    ({"size": (1, 3, 5)}, "size must be two positive integers, got (1, 3, 5)"),
-    ({"size": (2.5, 3)}, "size must be two positive integers, got (2.5, 3)"),
-    ({"size": 28}, "size must be two positive integers, got 28"),
-    ({"size": "ab"}, "size must be two positive integers, got 'ab'"),
+    ({"size": (0, 3)}, "size must be two whole numbers from 1 up, got (0, 3)"),
+    ({"size": (3, -1)}, "size must be two whole numbers from 1 up, got (3, -1)"),
+    ({"size": (3,)}, "size must be two whole numbers from 1 up, got (3,)"),
+    ({"size": (1, 3, 5)}, "size must be two whole numbers from 1 up, got (1, 3, 5)"),
+    ({"size": (2.5, 3)}, "size must be two whole numbers from 1 up, got (2.5, 3)"),
+    ({"size": 28}, "size must be two whole numbers from 1 up, got 28"),
+    ({"size": "ab"}, "size must be two whole numbers from 1 up, got 'ab'"),
 ])
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -681,7 +681,7 @@ def test_bad_arguments(kwargs, message):
 
 @pytest.mark.parametrize("points", [1, 0, -3])
 def test_a_spline_needs_two_points_a_side(points):
-    message = f"points must be at least 2, got points={points}"
+    message = f"points must be a whole number from 2 up, got points={points}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         ThinPlateSpline(points)
 

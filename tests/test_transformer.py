@@ -837,33 +837,34 @@ def test_matrices_start_glorot_uniform_and_biases_zero():
 
 @pytest.mark.parametrize("call, message", [
     (lambda: MultiHeadAttention(10, num_heads=3),
-     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3"),
+     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3: "
+     "num_heads=2 would fit"),
     (lambda: MultiHeadAttention(0),
      "dim must be a positive multiple of num_heads, got dim=0, num_heads=8"),
     (lambda: MultiHeadAttention(8, num_heads=0),
      "dim must be a positive multiple of num_heads, got dim=8, num_heads=0"),
     (lambda: MultiHeadAttention(8, key_dim=0),
-     "key_dim must be positive, got key_dim=0"),
+     "key_dim must be a whole number from 1 up, got key_dim=0"),
     (lambda: MultiHeadAttention(8, dropout=1.5),
      "dropout must be from 0 to 1, got dropout=1.5"),
     (lambda: EncoderLayer(10, num_heads=3),
-     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3"),
-    (lambda: DecoderLayer(8, hidden=0), "dim and hidden must be positive, got dim=8, "
-     "hidden=0"),
-    (lambda: FeedForward(0), "dim and hidden must be positive, got dim=0, hidden=2048"),
-    (lambda: PositionalEncoding(0), "dim and max_length must be positive, got dim=0, "
-     "max_length=5000"),
+     "dim must be a positive multiple of num_heads, got dim=10, num_heads=3: "
+     "num_heads=2 would fit"),
+    (lambda: DecoderLayer(8, hidden=0),
+     "hidden must be a whole number from 1 up, got hidden=0"),
+    (lambda: FeedForward(0), "dim must be a whole number from 1 up, got dim=0"),
+    (lambda: PositionalEncoding(0), "dim must be a whole number from 1 up, got dim=0"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 4, 4)),
      "x must stand from position 0 to max_length=3, got start=0, N=4"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 2, 4), start=2),
      "x must stand from position 0 to max_length=3, got start=2, N=2"),
     (lambda: PositionalEncoding(4, max_length=3)(torch.zeros(1, 2, 4), start=-1),
      "x must stand from position 0 to max_length=3, got start=-1, N=2"),
-    (lambda: Transformer(0), "vocabulary and layers must be positive, got "
-     "vocabulary=0, layers=6"),
-    (lambda: Transformer(9, layers=0), "vocabulary and layers must be positive, got "
-     "vocabulary=9, layers=0"),
-    (lambda: Transformer(9, pad=9), "pad must be None or an id below vocabulary, got "
+    (lambda: Transformer(0),
+     "vocabulary must be a whole number from 1 up, got vocabulary=0"),
+    (lambda: Transformer(9, layers=0),
+     "layers must be a whole number from 1 up, got layers=0"),
+    (lambda: Transformer(9, pad=9), "pad must be an id from 0 to vocabulary - 1, got "
      "pad=9, vocabulary=9"),
     (lambda: small(max_length=6)(ids(2, 7), ids(2, 5)),
      "x must stand from position 0 to max_length=6, got start=0, N=7"),
@@ -885,6 +886,22 @@ def test_matrices_start_glorot_uniform_and_biases_zero():
      "mask must be bool, True = may look, got torch.int64"),
     (lambda: label_smoothing(torch.zeros(2, 5, 9), ids(2, 4)),
      "logits must be (..., V) and target (...), got (2, 5, 9) and (2, 4)"),
+    (lambda: label_smoothing(torch.zeros(5, 9, dtype=torch.int64), ids(1, 5)[0]),
+     "logits must be floating point, got torch.int64"),
+    *[(lambda e=e: label_smoothing(torch.zeros(5, 9), ids(1, 5)[0], epsilon=e),
+       f"epsilon must be from 0 to 1, got epsilon={e}") for e in (-0.1, 1.1, math.nan)],
+    *[(lambda p=p: attention(*torch.zeros(3, 2, 3, 4), dropout=p),
+       f"dropout must be from 0 to 1, got dropout={p}") for p in (1.5, math.nan)],
+    (lambda: weights(torch.zeros(2, 3, 4), torch.zeros(2, 3, 5)),
+     "k must be (..., M, 4), got (2, 3, 5)"),
+    (lambda: weights(*torch.zeros(2, 2, 3, 4, dtype=torch.int64)),
+     "q must be floating point, got torch.int64"),
+    (lambda: attention(*torch.zeros(2, 2, 3, 4), torch.zeros(2, 4, 4)),
+     "v must be (..., 3, d_v), got (2, 4, 4)"),
+    *[(lambda n=n: causal_mask(n), f"n must be a whole number from 0 up, got n={n}")
+      for n in (-1, 2.5)],
+    (lambda: warmup(math.nan),
+     "step, dim and steps must be at least 1, got step=nan, dim=512, steps=4000"),
     (lambda: warmup(0),
      "step, dim and steps must be at least 1, got step=0, dim=512, steps=4000"),
 ])
@@ -934,6 +951,23 @@ def test_ids_out_of_range():
         small()(ids(2, 7) + 10, ids(2, 5))
     assert torch.equal(small()(ids(2, 7).int(), ids(2, 5).int()),
                        small()(ids(2, 7), ids(2, 5)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_and_sums_beyond_half_precision(dtype):
+    """q.k is 40 * 40 * 64 = 102400, then 900 times as much; float16 ends at 65504."""
+    for q in (torch.full((1, 2, 64), 40.0), torch.full((1, 2, 64), 1200.0)):
+        q = q.to(dtype)
+        for autocast in (False, True):
+            with torch.autocast("cpu", dtype, enabled=autocast):
+                A = weights(q, q)
+            assert A.dtype == dtype and (A == 0.5).all()
+        assert attention(q, q, q).isfinite().all()
+    logits = torch.zeros(1, 9000, dtype=torch.float32)
+    logits[0, 3] = 20
+    got = label_smoothing(logits.to(dtype), torch.tensor([3]))
+    want = label_smoothing(logits, torch.tensor([3]))
+    assert got.dtype == torch.float32 and torch.equal(got, want)
 
 
 def test_empty_batches():

@@ -386,19 +386,19 @@ def test_size_functions_take_the_same_arguments(build):
 
 
 SIZE = "image_size must be a positive multiple of patch_size, got "
-REST = ("layers and in_channels must be positive and num_classes not negative, "
-        "got layers={}, in_channels={}, num_classes={}")
+SIDES = "image_size must be a whole number from 1 up or two, (H, W), got image_size="
 
 
 @pytest.mark.parametrize("image_size, change, message", [
-    (7, {}, SIZE + "image_size=7, patch_size=2"),
-    ((6, 5), {}, SIZE + "image_size=(6, 5), patch_size=2"),
-    ((5, 6), {}, SIZE + "image_size=(5, 6), patch_size=2"),
-    (0, {}, SIZE + "image_size=0, patch_size=2"),
-    ((6, -4), {}, SIZE + "image_size=(6, -4), patch_size=2"),
+    (7, {}, SIZE + "image_size=7, patch_size=2: patch_size=1 would fit"),
+    ((6, 5), {}, SIZE + "image_size=5, patch_size=2: patch_size=1 would fit"),
+    ((5, 6), {}, SIZE + "image_size=5, patch_size=2: patch_size=1 would fit"),
+    (0, {}, SIDES + "0"),
+    ((6, -4), {}, SIDES + "(6, -4)"),
     (6, {"patch_size": 0}, SIZE + "image_size=6, patch_size=0"),
     (6, {"dim": 15},
-     "dim must be a positive multiple of num_heads, got dim=15, num_heads=2"),
+     "dim must be a positive multiple of num_heads, got dim=15, num_heads=2: "
+     "num_heads=1 would fit"),
     (6, {"num_heads": 0},
      "dim must be a positive multiple of num_heads, got dim=14, num_heads=0"),
     (6, {"dim": 0},
@@ -406,10 +406,12 @@ REST = ("layers and in_channels must be positive and num_classes not negative, "
     (6, {"dim": -14},
      "dim must be a positive multiple of num_heads, got dim=-14, num_heads=2"),
     (6, {"hidden": 0},
-     "dim and hidden must be positive, got dim=14, hidden=0"),
-    (6, {"layers": 0}, REST.format(0, 5, 13)),
-    (6, {"in_channels": 0}, REST.format(2, 0, 13)),
-    (6, {"num_classes": -1}, REST.format(2, 5, -1)),
+     "hidden must be a whole number from 1 up, got hidden=0"),
+    (6, {"layers": 0}, "layers must be a whole number from 1 up, got layers=0"),
+    (6, {"in_channels": 0}, "in_channels must be a whole number from 1 up, "
+     "got in_channels=0"),
+    (6, {"num_classes": -1}, "num_classes must be a whole number from 0 up, "
+     "got num_classes=-1"),
 ], ids=str)
 def test_bad_arguments(image_size, change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -421,12 +423,11 @@ def test_bad_arguments(image_size, change, message):
     ((5, 6, 4), "x must be (B, 5, H, W), got (5, 6, 4)"),
     ((2, 3, 6, 4), "x must be (B, 5, H, W), got (2, 3, 6, 4)"),
     ((2, 6, 4, 5), "x must be (B, 5, H, W), got (2, 6, 4, 5)"),
-    ((2, 5, 7, 4), "the height and width of x must be positive multiples of 2, "
+    ((2, 5, 7, 4), "the height and width of x must be multiples of 2, "
                    "got (2, 5, 7, 4)"),
-    ((2, 5, 6, 3), "the height and width of x must be positive multiples of 2, "
+    ((2, 5, 6, 3), "the height and width of x must be multiples of 2, "
                    "got (2, 5, 6, 3)"),
-    ((2, 5, 0, 4), "the height and width of x must be positive multiples of 2, "
-                   "got (2, 5, 0, 4)"),
+    ((2, 5, 0, 4), "x must have H and W from 1 up, got (2, 5, 0, 4)"),
 ], ids=str)
 def test_bad_inputs(shape, message):
     vit = ViT((6, 4), **SMALL)

@@ -6,6 +6,7 @@ timm and torchvision are in test_twins_weights.py.
 import doctest
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +149,152 @@ def test_the_prefix_of_data_parallel_is_dropped():
     state = nn.DataParallel(theirs).state_dict()
     assert all(name.startswith("module.") for name in state)
     same(theirs, OFFICIAL_CBAM(32), 2, 32, 7, 5, state=state)
+
+
+def se_state():
+    return scattered(SE(8, reduction=2, bias=True)).state_dict()
+
+
+PREFIXES = ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.",
+            "module.module.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_the_prefixes_of_wrappers_are_dropped(prefix):
+    theirs, ours = scattered(official.CBAM(32)), OFFICIAL_CBAM(32)
+    state = {prefix + name: t for name, t in theirs.state_dict().items()}
+    same(theirs, ours, 2, 32, 7, 5, state=state)
+
+
+def test_wrappers_inside_a_name_and_around_the_model():
+    state = {name.replace("channel.", "channel._orig_mod."): t
+             for name, t in scattered(CBAM(32)).state_dict().items()}
+    load(CBAM(32), state)
+    wrapped = nn.DataParallel(CBAMVariant(32, spatial_pool=("max", "mean")))
+    theirs = {"channel.fc1.weight": state["channel._orig_mod.W0.weight"],
+              "channel.fc2.weight": state["channel._orig_mod.W1.weight"],
+              "spatial.conv.conv.weight": state["spatial.f.weight"]}
+    load(wrapped, theirs)
+    turned = wrapped.module.spatial.f.weight.flip(1)
+    assert torch.equal(turned, state["spatial.f.weight"])
+
+
+def test_an_average_of_weights():
+    model = SE(8, reduction=2, bias=True)
+    mean = torch.optim.swa_utils.AveragedModel(model)
+    mean.update_parameters(model)
+    load(SE(8, reduction=2, bias=True), mean.state_dict())
+
+
+def test_a_prefix_that_is_nobodys_gets_a_hint():
+    message = refused(SE(8, reduction=2, bias=True),
+                      {f"backbone.{name}": t for name, t in se_state().items()})
+    assert message.splitlines()[1] == (
+        "each of their names begins with 'backbone.': give the state without it")
+
+
+def test_the_names_of_moskomules_se():
+    """SELayer's Sequential of linear, ReLU, linear, sigmoid; in a network, `se`."""
+    first, second = resnet18(SE, num_classes=3), resnet18(SE, num_classes=3)
+    state = {name.replace("attention.W1", "se.fc.0").replace("attention.W2", "se.fc.2"):
+             t for name, t in scattered(first).state_dict().items()}
+    assert "layer1.0.se.fc.0.weight" in state
+    load(second, state)
+    assert all(map(torch.equal, second.state_dict().values(),
+                   first.state_dict().values()))
+    load(SE(8, reduction=2), {"fc.0.weight": torch.ones(4, 8),
+                              "fc.2.weight": torch.ones(8, 4)})
+    with torch.device("meta"):
+        assert sum(p.numel() for p in resnet50(SE).parameters()) == 28_071_976
+
+
+def test_a_name_that_the_model_has_is_its_own():
+    net = nn.Module()
+    net.fc = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    load(net, {name: t + 1 for name, t in copied(net).items()})
+
+
+@pytest.mark.parametrize("state", ["se.pt", Path("se.pt")])
+def test_a_path_gets_a_hint(state):
+    assert refused(SE(8, reduction=2), state) == (
+        f"state must map names to tensors, got {type(state).__name__}; "
+        "of a file, give torch.load(path, weights_only=True)")
+
+
+STRANGE = {
+    "int64": lambda t: t.long(), "bool": lambda t: t > 0,
+    "complex": lambda t: t.to(torch.complex64), "meta": lambda t: t.to("meta"),
+    "sparse": lambda t: t.to_sparse(),
+    "quantised": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", STRANGE)
+def test_other_kinds_of_numbers_are_refused(kind):
+    for name in se_state():
+        state = se_state()
+        state[name] = STRANGE[kind](state[name])
+        message = refused(SE(8, reduction=2, bias=True), state)
+        assert f"\nkind: {name} is " in message
+
+
+def test_a_count_of_batches_that_is_no_integer():
+    state = OFFICIAL_CBAM(32).state_dict()
+    state["spatial.norm.num_batches_tracked"] = torch.tensor(3.0)
+    assert refused(OFFICIAL_CBAM(32), state).endswith(
+        "kind: spatial.norm.num_batches_tracked is torch.float32, the model's "
+        "torch.int64")
+
+
+def test_a_model_without_numbers_is_refused():
+    with torch.device("meta"):
+        model = SE(8, reduction=2, bias=True)
+    with pytest.raises(ValueError, match="^model must hold numbers, got one on the meta"
+                       r" device: call its to_empty\(device=…\) first$"):
+        load(model, se_state())
+    load(model.to_empty(device="cpu"), se_state())
+    assert torch.equal(model.W1.weight, se_state()["W1.weight"])
+
+
+@pytest.mark.parametrize("error, seen", [(RuntimeError, ValueError),
+                                         (KeyboardInterrupt, KeyboardInterrupt)])
+def test_a_copy_that_breaks_at_any_tensor_leaves_the_model_as_it_was(
+        monkeypatch, error, seen):
+    state, copy_ = scattered(OFFICIAL_BAM(16)).state_dict(), torch.Tensor.copy_
+    for broken in range(len(state)):
+        model = OFFICIAL_BAM(16)
+        before, calls = copied(model), iter(range(10**6))
+
+        def breaking(self, *args, broken=broken, calls=calls, **kwargs):
+            if next(calls) == broken:
+                raise error("no memory")
+            return copy_(self, *args, **kwargs)
+
+        with monkeypatch.context() as patched, pytest.raises(seen):
+            patched.setattr(torch.Tensor, "copy_", breaking)
+            load(model, state)
+        assert next(calls) > broken
+        assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [
+    {"order": "spatial-channel"}, {"order": "parallel"}, {"channel_pool": ("mean",)},
+    {"channel_pool": ("max",)}])
+@pytest.mark.parametrize("whose", ["official", "timm"])
+def test_other_orders_and_pools_of_cbam_are_refused(options, whose):
+    state = official.CBAM(32).state_dict()
+    if whose == "timm":         # in its names
+        for theirs, name in (("ChannelGate.mlp.1", "channel.fc1"),
+                             ("ChannelGate.mlp.3", "channel.fc2"),
+                             ("SpatialGate.spatial.conv", "spatial.conv.conv"),
+                             ("SpatialGate.spatial.bn", "spatial.conv.bn")):
+            state = {n.replace(theirs, name): t for n, t in state.items()}
+    assert load(CBAMVariant(32, bias=True, norm=True, channel_pool=("max", "mean")),
+                state)
+    message = refused(CBAMVariant(32, bias=True, norm=True, **options), state)
+    assert message.splitlines()[1:] == [
+        "CBAM's files take means and maxima, channels before places, CBAMVariant does "
+        "not"]
 
 
 def test_a_file_from_before_num_batches_tracked():

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+TAIL, MOST = 1e-9, 100_000      # of p and df; the series has df / 2 terms
+
 
 def t_cdf(t: float, df: int) -> float:
     """Return P(T <= t) for Student's T with df degrees of freedom, exactly.
@@ -22,9 +24,13 @@ def t_cdf(t: float, df: int) -> float:
 
 
 def t_quantile(p: float, df: int) -> float:
-    """Return the t with P(T <= t) = p, by halving an interval."""
-    if not 0 < p < 1 or df < 1 or df % 1:
-        raise ValueError(f"need 0 < p < 1 and a whole df >= 1, got p={p}, df={df}")
+    """Return the t with P(T <= t) = p, by halving an interval.
+
+    Nearer to 0 or 1 than TAIL the series has no digit left, so there it is refused.
+    """
+    if not TAIL <= p <= 1 - TAIL or not 1 <= df <= MOST or df % 1:
+        raise ValueError(f"need {TAIL} <= p <= 1 - {TAIL} and a whole df from 1 to "
+                         f"{MOST}, got p={p}, df={df}")
     low, high = -1.0, 1.0
     while t_cdf(low, df) > p:
         low *= 2
@@ -49,10 +55,9 @@ def t_interval(
     [2.5, 0.446, 4.554]
     """
     n = len(values)
-    if n < 2 or not 0 < level < 1:
-        raise ValueError(
-            f"need at least 2 values and 0 < level < 1, got n={n}, level={level}"
-        )
+    if n < 2 or not TAIL <= level <= 1 - 2 * TAIL:
+        raise ValueError(f"need at least 2 values and {TAIL} <= level <= 1 - {2 * TAIL}"
+                         f", got n={n}, level={level}")
     mean = math.fsum(values) / n
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     reach = t_quantile((1 + level) / 2, n - 1) * sd / math.sqrt(n)

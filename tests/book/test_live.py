@@ -74,6 +74,15 @@ def test_nothing_reaches_for_the_network_or_a_global(name):
         assert word not in text
 
 
+def test_data_cannot_hide_the_rest_of_the_page():
+    """`<!--<script` makes a browser look for a second end of the script."""
+    evil = "<!--<script>"
+    figure = live.Live("reduction", evil, "none", {"names": [evil], evil: 1})
+    script = figure.html(b"").partition("<script>")[2]
+    assert "<!--" not in figure.html(b"") and "<script" not in script
+    assert script.count('"\\u003c!--\\u003cscript>"') == 3
+
+
 def test_titles_sentences_and_data_cannot_break_out():
     evil = '</script><img src="x" onerror="alert(1)"> & more'
     figure = live.Live("reduction", evil, evil, {"names": [evil]})

@@ -78,16 +78,19 @@ def test_it_covers_the_truth_as_often_as_it_says(n, level):
                                            ([1.0, 2.0], 0.0), ([1.0, 2.0], 1.0),
                                            ([1.0, 2.0], -0.5), ([1.0, 2.0], 95)])
 def test_interval_errors(values, level):
-    message = f"need at least 2 values and 0 < level < 1, got n={len(values)}, " \
-        f"level={level}"
+    message = f"need at least 2 values and 1e-09 <= level <= 1 - 2e-09, " \
+        f"got n={len(values)}, level={level}"
     with pytest.raises(ValueError, match=message):
         t_interval(values, level=level)
 
 
-@pytest.mark.parametrize("p, df", [(0, 3), (1, 3), (1.5, 3), (-1, 3), (0.5, 0),
-                                   (0.5, -2), (0.5, 2.5)])
+@pytest.mark.parametrize("p, df", [
+    (0, 3), (1, 3), (1.5, 3), (-1, 3), (0.5, 0), (0.5, -2), (0.5, 2.5), (1e-17, 3),
+    (1 - 1e-16, 3), (9e-10, 1), (math.nan, 3), (0.5, math.nan), (0.5, 10**9),
+    (0.5, math.inf)])
 def test_quantile_errors(p, df):
-    with pytest.raises(ValueError, match=f"whole df >= 1, got p={p}, df={df}"):
+    with pytest.raises(ValueError, match=rf"whole df from 1 to 100000, got p={p}, "
+                       rf"df={df}$"):
         t_quantile(p, df)
 
 
@@ -148,3 +151,10 @@ def test_chance_alone_seldom_makes_a_sign():
         plain += any(t_test(values) <= 0.05 for values in looks)
     assert called / trials < 0.05 + 3 * math.sqrt(0.05 * 0.95 / trials)
     assert plain / trials > 0.3
+
+
+@pytest.mark.parametrize("p", [1e-9, 1e-6, 1 - 1e-9])
+def test_quantiles_far_out_in_closed_form(p):
+    assert t_quantile(p, 1) == pytest.approx(-1 / math.tan(math.pi * p), rel=1e-6)
+    exact = (2 * p - 1) / math.sqrt(2 * p * (1 - p))
+    assert t_quantile(p, 2) == pytest.approx(exact, rel=1e-6)

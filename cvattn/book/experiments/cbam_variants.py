@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from cvattn import checks
 from cvattn.cbam import ChannelAttention, SpatialAttention, largest
 
 ORDERS = ("channel-spatial", "spatial-channel", "parallel", "channel", "spatial")
@@ -20,7 +21,7 @@ def checked(pool: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(pool) if isinstance(pool, tuple | list) else None
     if names not in (("mean",), ("max",), ("mean", "max"), ("max", "mean")):
         raise ValueError(
-            'pool must be "mean", "max" or both in a tuple, without repeats, '
+            'pool must be ("mean",), ("max",) or both, in either order, '
             f"got pool={pool!r}"
         )
     return names
@@ -34,7 +35,7 @@ class ChannelVariant(ChannelAttention):
     Args:
         channels, reduction, bias: as `ChannelAttention`; the bias of W1 counts once
             for each pool.
-        pool: "mean", "max" or both in a tuple; with ("mean",) this is SE.
+        pool: ("mean",), with which this is SE, ("max",) or both.
 
     Raises:
         ValueError: if pool is none of these, or as `ChannelAttention`.
@@ -46,10 +47,7 @@ class ChannelVariant(ChannelAttention):
         self.pool = checked(pool)
 
     def gate(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.W0.in_features:
-            raise ValueError(
-                f"x must be (B, {self.W0.in_features}, H, W), got {tuple(x.shape)}"
-            )
+        checks.picture(x, self.W0.in_features)
         F = [POOLS[p](x, (2, 3)).flatten(1) for p in self.pool]
         a = sum(self.mlp(f) for f in F)                          # (B, C)
         return torch.sigmoid(a)[:, :, None, None]                # (B, C, 1, 1)
@@ -62,7 +60,7 @@ class SpatialVariant(SpatialAttention):
 
     Args:
         channels, kernel_size, norm: as `SpatialAttention`.
-        pool: "mean", "max" or both in a tuple, in the order of f's input channels; or
+        pool: ("mean",), ("max",) or both, in the order of f's input channels; or
             "conv", a learned 1x1 convolution f0 to one map. The paper does not say
             whether that has a bias; here it has none, as f.
 
@@ -80,10 +78,8 @@ class SpatialVariant(SpatialAttention):
                            padding=kernel_size // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"x must be (B, {self.channels}, H, W), got {tuple(x.shape)}"
-            )
+        checks.picture(x, self.channels)
+        checks.variance(x, checks.estimates(self.norm), "pixels")
         if self.pool == "conv":
             F = self.f0(x)                                       # (B, 1, H, W)
         else:

@@ -61,9 +61,9 @@ class Live:
             return shipped("live", "page", file).decode("utf-8").replace("\r\n", "\n")
 
         def script(value) -> str:
-            """JSON that cannot end the script element."""
+            """JSON without a "<", which alone ends a script or opens a comment."""
             packed = json.dumps(value, sort_keys=True, separators=(",", ":"))
-            return packed.replace("</", "<\\/")
+            return packed.replace("<", "\\u003c")
 
         title, sentence = escape(self.title), escape(self.sentence, quote=False)
         build = f"build{self.name.capitalize()}"
