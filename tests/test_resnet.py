@@ -423,7 +423,7 @@ def test_channels_last_gives_the_same():
 def test_the_picture_may_be_of_any_size_but_its_channels_may_not():
     model = cifar_resnet(partial(SE, reduction=4), depth=8, in_channels=1).eval()
     assert model(torch.zeros(1, 1, 5, 3)).shape == (1, 10)
-    with pytest.raises(RuntimeError, match="1 channels"):
+    with pytest.raises(ValueError, match=r"x must be \(B, 1, H, W\), got \(1, 3, 32"):
         model(torch.zeros(1, 3, 32, 32))
 
 

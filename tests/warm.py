@@ -31,7 +31,7 @@ class Warm(LocalProvisioner):
     async def launch_kernel(self, cmd, **kwargs):
         if cmd[0] != sys.executable:
             return await super().launch_kernel(cmd, **kwargs)
-        self.process = Process(cmd, kwargs["cwd"] or os.getcwd(), kwargs["env"])
+        self.process = Process(cmd, kwargs.get("cwd") or os.getcwd(), kwargs["env"])
         self.pid = self.process.pid
         return self.connection_info
 

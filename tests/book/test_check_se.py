@@ -105,5 +105,6 @@ def test_a_project_may_take_longer_than_an_answer(monkeypatch):
         return report
 
     monkeypatch.setattr(guard, "LIMIT", 0.2)
+    monkeypatch.setattr(guard, "ASLEEP", 2)
     assert check("se-10", slow)
     assert "did not come to an end within 0.2 seconds" in flat(check("se-1", slow))

@@ -30,6 +30,7 @@ def soon(monkeypatch):
     """Short limits, and an event that ends what the guard could not end."""
     monkeypatch.setattr(guard, "LIMIT", 0.3)
     monkeypatch.setattr(guard, "GRACE", 0.1)
+    monkeypatch.setattr(guard, "ASLEEP", 2)
     end = threading.Event()
     yield end
     end.set()
@@ -71,6 +72,13 @@ def test_an_answer_without_an_end_is_stopped_and_told_where(soon, answer, at):
     assert text.startswith(f"se-1: not yet. {at}")
     assert "did not come to an end within 0.3 seconds" in text
     assert threading.active_count() == before, "the thread has ended"
+
+
+def test_time_in_which_an_answer_does_not_run_is_not_counted(monkeypatch):
+    if not hasattr(time, "pthread_getcpuclockid"):
+        pytest.skip("no thread has a clock of its own here")
+    monkeypatch.setattr(guard, "LIMIT", 0.5)
+    assert check("se-1", right_then(lambda: time.sleep(0.2)))
 
 
 def test_an_answer_that_cannot_be_stopped_is_left(soon):

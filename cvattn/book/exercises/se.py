@@ -1245,7 +1245,7 @@ PROJECT = Exercise(
     "Student's. If it contains 0, these runs do not settle which arm is better; that "
     "is a result too.",
     given="",
-    seconds=1800.0,
+    seconds=300.0,
     judge=judge_report,
     wrong=(
         Wrong(lambda: (0.8, 0.81), FORM),

@@ -6,7 +6,7 @@ A picture of 28x28 is 7x7 cells of 4x4 pixels; the object is the cells that are 
 empty, the heat Grad-CAM's of the true class. Of the networks of `cbam` that ship, on
 the test pictures that ship, it notes the accuracy once six cells of each picture are
 replaced by black or by a blur of the picture. Takes minutes, and writes
-results/cbam_blanking.json. The ways to choose the six:
+cbam_blanking.json to --out. The ways to choose the six:
 
 hottest, coldest            by heat, of all 49
 any                         by chance, of all 49
@@ -20,6 +20,7 @@ and `scattered`, which differ in heat and in shape: with black, whose edges coun
 is the TRAP. Each is compared on the pictures in which both ways find six cells.
 """
 
+import argparse
 import json
 from collections.abc import Callable
 
@@ -29,7 +30,14 @@ from torch.nn import functional as F
 
 from cvattn.book import data, stats
 from cvattn.book.experiments import cbam
-from cvattn.book.experiments.grid import RESULTS, hardware, versions, write
+from cvattn.book.experiments.record import (
+    RESULTS,
+    add_out,
+    hardware,
+    versions,
+    writable,
+)
+from cvattn.book.files import write
 
 CELLS, SIDE, DRAWS = 6, 4, 5
 FILE = RESULTS / "cbam_blanking.json"
@@ -169,15 +177,18 @@ def examine(model: torch.nn.Module, images: Tensor, labels: Tensor) -> dict:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_out(parser)
+    file = writable(parser.parse_args().out) / FILE.name
     images, labels = data.fashion_mnist("test")
-    write(FILE, json.dumps({
+    write(file, json.dumps({
         "command": "python -m cvattn.book.experiments.cbam_blanking",
         "settings": {"cells": CELLS, "side": SIDE, "draws": DRAWS},
-        "versions": versions(), "hardware": hardware(),
+        "versions": versions(), "hardware": hardware(torch.device("cpu")),
         "networks": {arm: examine(cbam.trained(arm), images, labels)
                      for arm in cbam.GRID.shipped},
     }, indent=1) + "\n")
-    print("wrote", FILE)
+    print("written:", file)
 
 
 if __name__ == "__main__":
