@@ -152,4 +152,4 @@ class BAM(nn.Module):
         return torch.sigmoid(M)                               # (B, C, H, W)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(x, x, self.gate(x))    # x + x * M in one pass
+        return x * (1 + self.gate(x))                         # (B, C, H, W)
