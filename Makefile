@@ -8,6 +8,9 @@ NBVAL = --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	--nbval-sanitize-with tests/sanitize.cfg
 # Workers follow the cores; tests/conftest.py says what a worker is given at a time.
 PYTEST = --doctest-modules -n auto --dist loadscope --no-loadscope-reorder
+# What `make check` leaves to `make test`: compilers, peers, and the tests of the tests.
+SHORT = not (compile or one_graph or export or twins or bench or variants or mutants \
+	or warm or sharing)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test check portable run serve lint bench student pdf publish-dry pins clean
@@ -27,8 +30,8 @@ test: book lint  ## lint, all tests, every notebook, every page (ONLY=se for a c
 	    $(if $(ONLY),--only $(ONLY)) chapters cvattn tests
 
 check: lint  ## the short answer: lint, contracts, values, notebooks' form
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not browser" -q \
-	    cvattn $(wildcard tests/test_*.py) tests/book/test_notebooks.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST) -m "not browser" -k "$(SHORT)" \
+	    -q cvattn $(wildcard tests/test_*.py) tests/book/test_notebooks.py
 
 portable: setup  ## notebooks and tests as on other machines (ROWS="avx2-1 …")
 	@$(BIN)/python _tools/portable.py $(ROWS)
