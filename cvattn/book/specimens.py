@@ -520,8 +520,8 @@ class SoftmaxOverAll(SK):
 
 class NoSpatialAxes(SK):
     """SK6. The weights are viewed as (B, M C) and then meet maps (B, M C, H, W).
-    Call; silent where W = M C and H = B, or where an axis of length 1 is broadcast,
-    as on a map of one pixel. Cure: keep two axes of length 1.
+    Call; silent where W = M C, and H = B or B = 1, or where an axis of length 1 is
+    broadcast, as on a map of one pixel. Cure: keep two axes of length 1.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -691,7 +691,7 @@ SPECIMENS = {
         "CBAM", "TypeError: kernel_size is missing", ca,
         (Case("build", partial(NoKernelSize, 8, reduction=2)),)),
     "CA3": Specimen(
-        "CBAM", "no module puts the halves together; chained as they stand, they leave "
+        "CBAM", "no module puts the halves together; chained, once cured, they leave "
         "one number a picture", cbam,
         (Case("absent", partial(Halves, 8, reduction=2)),)),
     "SA1": Specimen(
@@ -750,8 +750,8 @@ SPECIMENS = {
         "BAM", "no number of the branch is below 0", bc,
         (Case("silent", partial(NeverLowers, 8, reduction=2)),)),
     "BC5": Specimen(
-        "BAM", "RuntimeError; where H = B and W = C, one map for all pictures and "
-        "channels", bc,
+        "BAM", "where W = C, and H = B or B = 1, one map for all pictures and "
+        "channels; elsewhere RuntimeError", bc,
         (Case("call", partial(Misaligned, 8, reduction=2)),
          Case("silent", partial(Misaligned, 8, reduction=2), (2, 8, 2, 8)))),
     "BS1": Specimen(
@@ -765,8 +765,8 @@ SPECIMENS = {
         "BAM", "one channel leaves, where the line promises all", bam,
         (Case("silent", partial(ExpandsToItself, 8, reduction=2)),)),
     "BS5": Specimen(
-        "BAM", "the map grows with the scale of its last weights, and with nothing "
-        "else", bs,
+        "BAM", "in training the map grows with the scale of its last weights; no "
+        "BatchNorm follows", bs,
         (Case("silent", partial(NoLastNorm, 8, reduction=2)),)),
     "BA1": Specimen(
         "BAM", "TypeError: reduction is missing", bam,
@@ -782,7 +782,7 @@ SPECIMENS = {
         "SK", "NameError: r", sk, (Case("build", partial(NoReduction, 8)),)),
     "SK2": Specimen("SK", "NameError: WH", sk, (Case("build", NoSize),)),
     "SK3": Specimen(
-        "SK", "RuntimeError: the layer meets one number for C", sk,
+        "SK", "RuntimeError: the layer gets 1 feature where it wants C", sk,
         (Case("call", partial(NotFlattened, 8, **small)),)),
     "SK4": Specimen(
         "SK", "z falls below 0 and grows with the scale of W", sk,
@@ -791,8 +791,8 @@ SPECIMENS = {
         "SK", "the weights of a channel do not sum to 1", sk,
         (Case("silent", partial(SoftmaxOverAll, 8, **small)),)),
     "SK6": Specimen(
-        "SK", "RuntimeError; where W = M C and H = B, a row has a picture's weights, "
-        "and a column a channel's", sk,
+        "SK", "where W = M C, and H = B or B = 1, a row has a picture's weights, and a "
+        "column a channel's; on most other shapes RuntimeError", sk,
         (Case("call", partial(NoSpatialAxes, 8, **small)),
          Case("silent", partial(NoSpatialAxes, 8, **small), (2, 8, 2, 16)))),
     "SK7": Specimen(

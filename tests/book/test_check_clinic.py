@@ -42,6 +42,27 @@ def test_patient_3_equals_the_right_one_forward():
     assert torch.equal(sick(x), well(x))
 
 
+@pytest.mark.parametrize("size", [0, 1])
+def test_patient_3_is_convicted_by_gradcheck_in_full(size):
+    case = PATIENTS[3]
+    (sick, x), (well, _) = (
+        examined(case, cls, size) for cls in (case.sick, case.well))
+    x = x[:, :, :3, :3].clone().requires_grad_()
+    assert torch.autograd.gradcheck(well, x)
+    with pytest.raises(RuntimeError, match="Jacobian mismatch"):
+        torch.autograd.gradcheck(sick, x)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_patient_7_is_wrong_at_each_i_but_0(size):
+    case = PATIENTS[7]
+    (sick, x), (well, _) = (
+        examined(case, cls, size) for cls in (case.sick, case.well))
+    zeros = torch.zeros_like(x)
+    wrong = (sick(zeros) - well(zeros))[0, 1, 0::2].abs()
+    assert wrong[0] == 0 and wrong[1:].min() > 0.01
+
+
 def test_patient_5_equals_the_right_one_without_the_mask():
     sick, well, x = drill.patient(5)
     torch.testing.assert_close(sick(x), well(x))

@@ -275,6 +275,9 @@ def test_cover_says_what_each_cell_means(show, matrix):
     for i, marks in enumerate(matrix["trap"].values()):
         assert rows.nth(i).locator(".spoken").all_inner_texts() == [
             words[m, min(t, 1)] for t, m in enumerate(marks)]
+        assert rows.nth(i).locator(".verdict").inner_text() == (
+            "" if marks[0] == "x" else
+            "missed" if "x" in marks else "missed (no test finds it)")
 
 
 if __name__ == "__main__":

@@ -479,7 +479,8 @@ EXERCISES = {
         gradient=FAINT),
     "clinic-3": exercise(
         3, cut, "Forward it is perfect: no test of values can tell. After one backward "
-        "pass a grad that is None says all.",
+        "pass a grad that is None says all; gradcheck, in full and not in its fast "
+        "mode, would have convicted it too.",
         batch, again, counted(3), Wrong(
             partial(unreached, part=lambda module: module.spatial), ONE_BRANCH),
         Wrong(lambda module, x: not torch.allclose(
@@ -493,15 +494,17 @@ EXERCISES = {
               VALUES)),
     "clinic-5": exercise(
         5, prophet, "No position may take anything from a later one. Without the "
-        "causal mask it is a right module, and so are all tests that leave it out.",
+        "causal mask it is a right module, and any test that leaves it out lets the "
+        "patient go.",
         gradient, batch, again, counted(5), Wrong(sums(-1), SUM)),
     "clinic-6": exercise(
         6, twice, "In evaluation mode the same x must give the same y. F.dropout drops "
-        "unless it is told training=self.training; the layer nn.Dropout knows.",
+        "unless it is told training=self.training; nn.Dropout sees to it itself.",
         gradient, counted(6)),
     "clinic-7": exercise(
         7, waves, "The last pair of channels has the longest wave, and there the "
-        "exponents differ most. A number computed by hand from the equation convicts.",
+        "wavelengths differ most; any i > 0 would have done. A number computed by hand "
+        "from the equation convicts.",
         batch, again, counted(7),
         Wrong(lambda module, x: not torch.allclose(
             module(torch.zeros_like(x))[0, 1, :2],

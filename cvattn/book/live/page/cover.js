@@ -46,7 +46,8 @@ function buildCover(root, data, say, result) {
     heads.forEach((node, t) => node.classList.toggle("on", chosen.has(t)));
     rows.forEach(({ cells, verdict, node }, row) => {
       node.classList.toggle("missed", left.includes(row));
-      verdict.textContent = left.includes(row) ? "missed" : "";
+      verdict.textContent = !left.includes(row) ? ""
+        : tests.some((_, t) => finds(row, t)) ? "missed" : "missed (no test finds it)";
       cells.forEach((cell, t) => {
         const [mark, words] = !applies(row, t) ? ["\u2013", "does not apply"]
           : !finds(row, t) ? ["", "passes"]

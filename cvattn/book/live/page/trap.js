@@ -62,7 +62,7 @@ function buildTrap(root, data, say, result) {
     `expected input[1, ${B}, ${2 * H}, ${W}] to have 2 channels, but got ${B} ` +
     "channels instead";
 
-  // For each step: the shape, a sentence and the maps, as written and as it should be.
+  // For each step: the shape, a sentence and the maps, with the fault and cured.
   const VIEWS = [
     () => {
       const view = [shape(B, C, H, W), `${many(B)} of ${C} channels.`,
@@ -105,7 +105,7 @@ function buildTrap(root, data, say, result) {
       el("p", { class: "name" }, title, " ", el("code", {}, code)),
       el("p", {}, size), words, maps) };
   };
-  const wrong = panel("As written:", "x.mean(dim=1), x.amax(dim=1)");
+  const wrong = panel("With the fault:", "x.mean(dim=1), x.amax(dim=1)");
   const right = panel("Cured:", "keepdim=True, in both");
   const buttons = STEPS.map((name, i) => button(`${i + 1}. ${name}`, () => {
     step = i;
@@ -130,13 +130,13 @@ function buildTrap(root, data, say, result) {
   // What happens at the chosen step; the end is not told before it is reached.
   const STORY = [
     () => "Both versions get the same x.",
-    () => "As written the channel axis is dropped; cured, it is kept, 1 long.",
-    () => `As written the concatenation is ${shape(B, 2 * H, W)}, where f expects ` +
-      `${shape(B, 2, H, W)}.`,
-    () => `As written f takes the first of three axes for its channels. It counts ${B} ` +
-      `and wants 2: ${B === 2 ? "not a word" : "it will raise"}.`,
+    () => "With the fault the channel axis is dropped; cured, it is kept, 1 long.",
+    () => `With the fault the concatenation is ${shape(B, 2 * H, W)}, where f ` +
+      `expects ${shape(B, 2, H, W)}.`,
+    () => `With the fault f takes the first of three axes for its channels. It counts ` +
+      `${B} and wants 2: ${B === 2 ? "not a word" : "it will raise"}.`,
     () => (B === 2 ? `Not an error, not a word: one gate ${shape(1, 2 * H, W)} leaves, ` +
-      `where two of ${shape(1, H, W)} should.` : "As written f raises."),
+      `where two of ${shape(1, H, W)} should.` : "With the fault f raises."),
   ];
   function tell() {
     say(`Batch of ${B}, maps of ${H} by ${W}. ${STORY[step]()}`);
