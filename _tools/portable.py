@@ -79,6 +79,8 @@ def environment(row, folder, home):
         "TZ": "Pacific/Chatham", "HOME": str(home), "USERPROFILE": str(home),
         "JUPYTER_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(folder),
         "MPLCONFIGDIR": str(runtime),       # else matplotlib warns of the shut home
+        # Kernels that another row has compiled give wrong numbers in this one.
+        "TORCHINDUCTOR_CACHE_DIR": str(runtime),
         # Where the network cannot be cut off, at least its usual way out is.
         "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",
         "no_proxy": "127.0.0.1,localhost",
