@@ -20,7 +20,8 @@ PRELOAD = ["numpy", "torch", "ipykernel.kernelapp", "warm"]
 
 
 def up():
-    if sys.platform != "linux":     # a fork is no safe copy elsewhere
+    # A fork is no safe copy elsewhere, nor where there is a pool of threads.
+    if sys.platform != "linux" or os.environ.get("OMP_NUM_THREADS") != "1":
         return
     factory = KernelProvisionerFactory.instance()
     factory.provisioners["warm"] = EntryPoint("warm", "warm:Warm", factory.GROUP_NAME)
