@@ -1,8 +1,8 @@
 """Kernels that start warm: forked from a process that has imported torch already.
 
 Importing torch costs a kernel two seconds of a processor, and the tests start dozens.
-After `up()` the kernels that this process starts are forked, where the system can,
-from one server with PRELOAD in it, and are like others in all that a notebook sees.
+After `up()` the kernels that this process starts are forked, on Linux and where torch
+has one thread, from a server with PRELOAD in it; a notebook sees no difference.
 """
 
 import functools

@@ -91,9 +91,9 @@ def exercises() -> dict[str, Exercise]:
 def check(exercise: str, answer: object) -> Verdict:
     """Return the verdict on an answer: right, or the likely mistake.
 
-    It never raises over the answer, however wrong, ends within seconds, and leaves
-    the notebook's state as it was. Answers run with float32 and the CPU as torch's
-    defaults; a result on a GPU is brought to the CPU.
+    It never raises over the answer, however wrong, ends within seconds (a project:
+    minutes), and leaves the notebook's state as it was. Answers run with float32 and
+    the CPU as torch's defaults; a result on a GPU is brought to the CPU.
 
     Args:
         exercise: the exercise's name, such as "se-3".

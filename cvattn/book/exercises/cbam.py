@@ -55,7 +55,6 @@ POOL_CHANNELS = Exercise(
             "The values are right, but `squeeze()` drops every axis of length 1: "
             "(B, 2, H, W) is asked for, also with one picture or maps of one pixel.",
         ),
-
         Wrong(
             lambda x: torch.cat([x.mean(1), x.amax(1)], dim=1),
             "The channel axis is gone before the two are joined, so `cat` along axis 1 "

@@ -625,7 +625,6 @@ GRADIENT = Exercise(
             "This is H W times too large: what W1 multiplies is z, the mean of the "
             "pixels, not their sum.",
         ),
-
     ),
 )
 

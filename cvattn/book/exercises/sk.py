@@ -507,7 +507,6 @@ COMPETES = Exercise(
             lambda p: competes(p[:1]),
             "Only the first picture is looked at. The sums of all must be 1.",
         ),
-
         Wrong(
             lambda p: competes(p, axes={k: AXES[k] for k in
                                         ("batch", "branch", "channel")}),

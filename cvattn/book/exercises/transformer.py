@@ -101,7 +101,6 @@ LOOK_BACK = Exercise(
             "very low ones: NaN. Take each row's largest score off first, as softmax "
             "does.",
         ),
-
         Wrong(
             lambda a: look_back(a, diagonal=1),
             "Each letter also sees the next one, which is the one that it has to "
@@ -219,7 +218,6 @@ HIDE = Exercise(
             lambda a, may: (a + ~may * -math.inf).softmax(1),
             MULTIPLIED,
         ),
-
         Wrong(
             lambda a, may: a.masked_fill(~may, -math.inf).softmax(1),
             NOWHERE,
@@ -596,7 +594,6 @@ COUNT = Exercise(
             "This is the embedding and the encoder alone. The decoder has L layers, "
             "too, with an attention more in each.",
         ),
-
         Wrong(
             lambda V, D, H, L: count(V, D, H, 1),
             "Only one layer is counted on either side. There are L of them.",

@@ -709,7 +709,6 @@ GATED = Exercise(
             lambda h, W2, u: gated(h, W2, u) + u,
             "The map is added once more. A gate multiplies, and that is all.",
         ),
-
     ),
 )
 
